@@ -1,0 +1,84 @@
+"""What this machine has, and what it lacks."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from errors import Refused
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Which Debian package has which tool.
+PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "valgrind": "valgrind", "perf": "linux-perf"}
+
+
+def tool(name):
+    """The path of a tool; Debian has servers where ordinary users do not look."""
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def check(options):
+    """Refuses to start if something is missing."""
+    needed = {"nginx"} | {name for name in ("haproxy",) if {"haproxy", "relay"} & set(options.peers)}
+    if not options.instructions and not options.memory:
+        needed.add("wrk")
+    if options.instructions and not perf_counts():
+        needed.add("valgrind")
+    missing = sorted(name for name in needed if not tool(name))
+    if missing:
+        packages = " ".join(PACKAGES[name] for name in missing)
+        raise Refused(f"{', '.join(missing)} not found; on Debian: apt-get install --no-install-recommends {packages}")
+    cores = os.sched_getaffinity(0)
+    if not {0, 1} <= cores:
+        raise Refused(f"needs the cores 0 and 1, and may use only {sorted(cores)}")
+    if options.binary and not os.access(options.binary, os.X_OK):
+        raise Refused(f"{options.binary} is not a program")
+
+
+def build():
+    """The release build of this tree; cargo knows whether there is anything to do."""
+    command = ["cargo", "build", "--release", "--locked", "--bin", "lockgate", "--message-format=json-render-diagnostics"]
+    try:
+        built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    except FileNotFoundError:
+        raise Refused("cargo not found: install Rust, or name a binary with --binary")
+    except subprocess.CalledProcessError:
+        raise Refused("the release build failed")
+    messages = map(json.loads, built.stdout.splitlines())
+    paths = [message["executable"] for message in messages if message.get("executable")]
+    if not paths:
+        raise Refused("cargo built no program")
+    return Path(paths[-1])
+
+
+def perf_counts(event="instructions:u"):
+    """Whether perf can count `event`: in virtual machines it often cannot."""
+    if not tool("perf"):
+        return False
+    tried = subprocess.run(
+        [tool("perf"), "stat", "-x,", "-e", event, "true"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    return tried.returncode == 0 and "<not" not in tried.stderr
+
+
+def describe(binary):
+    """One paragraph: machine and versions."""
+    model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.machine())
+    virtual = ", virtual" if "hypervisor" in Path("/proc/cpuinfo").read_text() else ""
+    versions = [
+        first_line([binary, "--version"]),
+        first_line([tool("nginx"), "-v"]),
+        first_line([tool("haproxy"), "-v"]) if tool("haproxy") else None,
+        first_line([tool("wrk"), "-v"]) if tool("wrk") else None,
+    ]
+    return (f"{model}, {os.cpu_count()} cores{virtual}; {platform.system()} {platform.release()}\n"
+            + "; ".join(version for version in versions if version))
+
+
+def first_line(command):
+    told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return told.stdout.splitlines()[0].strip() if told.stdout else None

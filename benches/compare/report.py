@@ -1,0 +1,71 @@
+"""The tables, in Markdown."""
+
+from statistics import median
+
+from memory import KEPT
+
+# Above this, requests per second and latencies say more about the neighbours than about the peers.
+QUIET = 0.05
+
+
+def times(measured, options):
+    lines = [
+        "",
+        f"Medians of {options.rounds} alternating rounds of {options.seconds} s, {options.connections} connections.",
+        "",
+        "| scenario | peer | CPU us/request | requests/s | p50 ms | p99 ms | RSS MiB |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for scenario, figures in measured.items():
+        for peer, rounds in figures.items():
+            cpu, rate, p50, p99, resident = (
+                median(getattr(figure, field) for figure in rounds)
+                for field in ("cpu_us", "per_second", "p50_ms", "p99_ms", "resident_mib")
+            )
+            lines.append(f"| {scenario} | {peer} | {cpu:.1f} | {rate:.0f} | {p50:.2f} | {p99:.2f} | {resident:.1f} |")
+    lines += ratios(measured, options)
+    others = median(figure.others for figures in measured.values() for rounds in figures.values() for figure in rounds)
+    lines += ["", f"Other processes and the hypervisor took {others:.0%} of the two cores"
+              + (": requests per second and latencies are not to be trusted." if others > QUIET else ".")]
+    return "\n".join(lines)
+
+
+def ratios(measured, options):
+    """Lockgate against each other peer, the median of the ratios within the rounds."""
+    others = [peer for peer in options.peers if peer != "lockgate"]
+    if "lockgate" not in options.peers or not others:
+        return []
+    lines = ["", "| scenario | " + " | ".join(f"CPU lockgate/{peer} | p99 lockgate/{peer}" for peer in others) + " |",
+             "|---|" + "---:|" * (2 * len(others))]
+    for scenario, figures in measured.items():
+        cells = [scenario]
+        for peer in others:
+            for field in ("cpu_us", "p99_ms"):
+                cells.append(f"{ratio(figures['lockgate'], figures[peer], field):.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def ratio(ours, theirs, field):
+    return median(getattr(one, field) / getattr(other, field) for one, other in zip(ours, theirs))
+
+
+def memory(measured):
+    lines = ["", f"Resident memory in MiB; then with {KEPT:,} connections that were used once and are kept.", "",
+             "| peer | idle | with connections | KiB each |", "|---|---:|---:|---:|"]
+    for peer, (idle, kept) in measured.items():
+        lines.append(f"| {peer} | {idle:.1f} | {kept:.1f} | {(kept - idle) * 1024 / KEPT:.1f} |")
+    return "\n".join(lines)
+
+
+def instructions(measured, options):
+    lines = [
+        "",
+        "Instructions in user space for each request.",
+        "",
+        "| scenario | " + " | ".join(options.peers) + " |",
+        "|---|" + "---:|" * len(options.peers),
+    ]
+    for scenario, counts in measured.items():
+        lines.append(f"| {scenario} | " + " | ".join(f"{counts[peer]:.0f}" for peer in options.peers) + " |")
+    return "\n".join(lines)

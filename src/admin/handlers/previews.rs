@@ -1,0 +1,23 @@
+//! Links to previews that are not for everybody.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::Answer;
+use crate::admin::Admin;
+use crate::admin::call::{Call, In};
+use crate::api::{LinkRequest, PreviewLink, Problem};
+use crate::ids::{AppName, EphemeralLabel};
+
+/// Signs a link to what a label leads to. Whoever has the link may see it, until its time is over.
+#[utoipa::path(post, path = "/v1/apps/{app}/previews/{label}/link", tag = "deployments", params(("app" = String, Path), ("label" = String, Path)), request_body = LinkRequest, responses((status = 200, body = PreviewLink), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(crate) async fn link(
+    State(admin): State<Arc<Admin>>,
+    In((app, label)): In<(AppName, EphemeralLabel)>,
+    call: Call<LinkRequest>,
+) -> Answer<PreviewLink> {
+    let (url, good_until) = admin.engine.preview_link(&app, &label, call.body).await?;
+    Ok(Json(PreviewLink { url, good_until }))
+}

@@ -1,0 +1,149 @@
+//! Following an operation or a log: server-sent events as lines.
+
+use std::time::Duration;
+
+use console::style;
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+
+use super::client::{Client, ClientError, Streamed, refused};
+use super::{Global, output};
+use crate::api::{Event, EventKind, LogBroken, LogLine};
+use crate::clock::{Clock, SystemClock};
+use crate::ids::{DeploymentId, OperationId};
+
+/// How often a stream that broke off is taken up again before it is given up.
+const TRIES: u32 = 20;
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// How far an operation is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// It has cut over and holds, or has ended.
+    Held,
+    Ended,
+}
+
+/// Prints what happens until the operation has come that far. A stream that breaks off, as when
+/// lockgate restarts, is taken up where it was left.
+pub(super) async fn follow(client: &Client, operation: OperationId, until: Until) -> Result<(), ClientError> {
+    let path = format!("/v1/operations/{operation}/events");
+    let mut last = None;
+    let mut tries = 0;
+    loop {
+        let before = last.clone();
+        let broke = match follow_on(client, &path, until, &mut last).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => ClientError::Broken { detail: "the events ended before the operation".to_owned() },
+            Err(error @ (ClientError::Broken { .. } | ClientError::Unreachable { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        tries = if last == before { tries + 1 } else { 0 };
+        if tries >= TRIES {
+            return Err(broke);
+        }
+        SystemClock.sleep(TRY_AGAIN_AFTER).await;
+    }
+}
+
+/// Whether it came to its end.
+async fn follow_on(
+    client: &Client,
+    path: &str,
+    until: Until,
+    last: &mut Option<String>,
+) -> Result<bool, ClientError> {
+    let mut events = Events::open(client, path, last.as_deref()).await?;
+    while let Some(block) = events.next().await? {
+        let Some(event) = data::<Event>(&block) else { continue };
+        if let Some(id) = block.lines().find_map(|line| line.strip_prefix("id:")) {
+            *last = Some(id.trim().to_owned());
+        }
+        show(&event);
+        // A watch that failed is followed by the way back.
+        let holds = event.kind == EventKind::StepEnded && event.text == "watch done";
+        if (holds && until == Until::Held) || event.kind == EventKind::Ended {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Prints what a deployment's instances write until all have ended, or nobody reads it.
+pub(super) async fn follow_logs(
+    global: &Global,
+    client: &Client,
+    deployment: DeploymentId,
+    lines: usize,
+) -> Result<(), ClientError> {
+    let path = format!("/v1/deployments/{deployment}/logs?lines={lines}&follow=true");
+    let mut events = Events::open(client, &path, None).await?;
+    while let Some(block) = events.next().await? {
+        let printed = match data::<LogLine>(&block) {
+            Some(written) if global.json => output::try_line(serde_json::json!(written)),
+            Some(written) => output::try_line(format_args!("{} {}", written.instance.short(), written.line)),
+            None => {
+                if let Some(broken) = data::<LogBroken>(&block) {
+                    output::progress(format_args!("{}: {}", broken.instance.short(), broken.detail));
+                }
+                continue;
+            }
+        };
+        if printed.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The blocks of a stream of server-sent events.
+struct Events {
+    streamed: Streamed,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    async fn open(client: &Client, path: &str, last: Option<&str>) -> Result<Self, ClientError> {
+        let streamed = client.events(path, last).await?;
+        if !streamed.response.status().is_success() {
+            let status = streamed.response.status().as_u16();
+            let body = streamed.response.into_body().collect().await.map(http_body_util::Collected::to_bytes);
+            return Err(refused(status, &body.unwrap_or_default()));
+        }
+        Ok(Self { streamed, buffer: Vec::new() })
+    }
+
+    /// The next one; `None` at the stream's own end.
+    async fn next(&mut self) -> Result<Option<String>, ClientError> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let block: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                return Ok(Some(String::from_utf8_lossy(&block).into_owned()));
+            }
+            let Some(frame) = self.streamed.response.body_mut().frame().await else { return Ok(None) };
+            let frame = frame.map_err(|error| ClientError::Broken { detail: crate::error::chain(&error) })?;
+            if let Ok(data) = frame.into_data() {
+                self.buffer.extend_from_slice(&data);
+            }
+        }
+    }
+}
+
+fn data<T: DeserializeOwned>(block: &str) -> Option<T> {
+    let data = block.lines().find_map(|line| line.strip_prefix("data:"))?;
+    serde_json::from_str(data.trim_start()).ok()
+}
+
+fn show(event: &Event) {
+    match event.kind {
+        EventKind::StepBegan => output::progress(format!("{} {}", style("·").dim(), event.text)),
+        EventKind::StepEnded if event.text.ends_with("failed") => {
+            output::progress(format!("{} {}", style("✗").red(), event.text));
+        }
+        EventKind::StepEnded => output::progress(format!("{} {}", style("✓").green(), event.text)),
+        EventKind::Cutover => output::progress(format!("{} {}", style("⇄").cyan().bold(), event.text)),
+        EventKind::Warning => output::progress(format!("{} {}", style("!").yellow(), event.text)),
+        EventKind::Progress => output::progress(format!("  {}", event.text)),
+        EventKind::Ended => {}
+    }
+}

@@ -1,0 +1,194 @@
+use super::*;
+use crate::settings::Delay;
+
+fn no_env(_: &str) -> Option<String> {
+    None
+}
+
+fn parse_plain(text: &str) -> Result<Config, Diagnostics> {
+    parse(text, "lockgate.yaml", &no_env)
+}
+
+#[test]
+fn the_documented_file_says_exactly_the_defaults() {
+    let documented = parse_plain(include_str!("../../config/lockgate.yaml")).unwrap();
+    let mut empty = parse_plain("").unwrap();
+    // The limits' defaults belong to the data plane; that they are these is tested where both are known.
+    empty.limits = documented.limits.clone();
+    empty.document = documented.document.clone();
+    assert_eq!(documented, empty);
+    let document = documented.document.as_mapping().unwrap();
+    let defaults = serde_yaml::to_value(Document::default()).unwrap();
+    let missing: Vec<_> =
+        keys(&defaults, "").into_iter().filter(|key| find(&documented.document, key).is_none()).collect();
+    assert_eq!(missing, Vec::<String>::new(), "not documented: {document:?}");
+}
+
+fn keys(value: &Value, path: &str) -> Vec<String> {
+    let Value::Mapping(entries) = value else { return vec![path.to_owned()] };
+    let below = |(key, value): (&Value, &Value)| {
+        let key = key.as_str().unwrap();
+        keys(value, &if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") })
+    };
+    entries.iter().flat_map(below).collect()
+}
+
+fn find<'a>(tree: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(tree, |value, key| value.as_mapping()?.get(key))
+}
+
+#[test]
+fn the_demo_file_is_valid() {
+    let config = parse_plain(include_str!("../../config/demo.yaml")).unwrap();
+    assert_eq!(config.http, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(config.access_log, AccessLog::Off);
+}
+
+#[test]
+fn an_app_takes_the_common_deploy_keys_it_does_not_set() {
+    let text = "deploy: { watch: 1s, drain_timeout: 7s }\napps:\n  web:\n    hosts: [a.test, b.test/api]\n    command: [./web, $PORT]\n    deploy: { watch: 2s }\n";
+    let config = parse_plain(text).unwrap();
+    let web = &config.apps[&"web".parse::<AppName>().unwrap()];
+    assert_eq!(web.settings.deploy.watch, Delay::seconds(2));
+    assert_eq!(web.settings.deploy.drain_timeout, Delay::seconds(7));
+    assert_eq!(web.settings.command, ["./web", "$PORT"]);
+    assert_eq!(web.hosts[1].prefix.as_str(), "/api");
+}
+
+#[test]
+fn what_is_filled_in_stays_one_scalar() {
+    let env = |name: &str| (name == "EVIL").then(|| "a: b\nc: [".to_owned());
+    let config = parse("apps: { web: { env: { X: '${EVIL}', Y: '$$5 ${NONE:-d}' } } }", "x", &env).unwrap();
+    let settings = &config.apps[&"web".parse::<AppName>().unwrap()].settings;
+    assert_eq!(settings.env["X"].expose(), "a: b\nc: [");
+    assert_eq!(settings.env["Y"].expose(), "$5 d");
+}
+
+#[test]
+fn what_is_wrong_is_told_with_its_place_and_a_remedy() {
+    let bad = [
+        "apps:\n  web:\n    hosts: [a.test]\n    prot: 80\n",
+        "listeners:\n  http: { address: nonsense }\n",
+        "listeners:\n  https: { address: 0.0.0.0:443 }\n",
+        "runtime: kubernetes\n",
+        "apps:\n  web:\n    hosts: [a.test]\n  web:\n    hosts: [b.test]\n",
+        "apps:\n  one:\n    hosts: [a.test]\n  two:\n    hosts:\n      - b.test\n      - A.test.\n",
+        "apps:\n  web:\n    health: { path: up }\n    resources:\n      memory_mib: 1\n    replicas: 0\n",
+        "deploy:\n  watch: soon\n",
+        "apps:\n  web:\n    env:\n      TOKEN: ${MISSING}\n",
+        "apps:\n  Web: {}\n",
+        "services:\n  old:\n    hosts: [o.test]\n    upstreams: [https://a.test]\n",
+        "admin: { address: 0.0.0.0:9900 }\n",
+        "a: [1\n",
+        "apps:\n  web:\n    <<: { port: 1 }\n",
+        "- not\n- a mapping\n",
+        "app: {}\n",
+        "access_log: !file /var/log/x\n",
+        "web:\n  web: 1\nlimits:\n  limits: 1\n  head: 0s\n  bodyfloor: 1\n",
+        "deploy:\n  watch: soon\n  health_timeout: 0s\napps:\n  one: {}\n  two:\n    hosts:\n      - { host: a.test, path: 5 }\n      - { hots: a.test }\n    env: { A: 5 }\n",
+    ];
+    let told: Vec<String> =
+        bad.iter().map(|text| format!("{text}----\n{}\n", parse_plain(text).expect_err(text))).collect();
+    insta::assert_snapshot!(told.join("\n========\n"));
+}
+
+#[test]
+fn no_value_of_an_env_var_is_told() {
+    let told = parse_plain("apps:\n  web:\n    env:\n      TOKEN: [canary]\n").unwrap_err().to_string();
+    assert!(!told.contains("canary"), "{told}");
+}
+
+#[test]
+fn a_reload_tells_what_changed_and_what_waits() {
+    let old = parse_plain("workers: 1\napps: { web: { port: 1, env: { A: x } } }").unwrap();
+    let new = parse_plain("workers: 2\napps: { web: { port: 2, env: { A: y } } }").unwrap();
+    let reloaded = diff(&old, &new);
+    assert_eq!(
+        reloaded.changes,
+        ["~ apps.web.env.A: [secret] -> [secret]", "~ apps.web.port: 1 -> 2", "~ workers: 1 -> 2"]
+    );
+    assert_eq!(reloaded.needs_restart, ["workers"]);
+    let more = parse_plain("workers: 2\napps: { web: { port: 2, env: { A: y } }, env: {} }").unwrap();
+    assert_eq!(diff(&new, &more).changes, ["+ apps.env: {}"]);
+}
+
+proptest::proptest! {
+    /// Whatever stands in the file, it is refused or read, and nothing else.
+    #[test]
+    fn no_text_brings_it_down(cut in 0_usize..4000, put in "[ -~\n]{0,12}", at in 0_usize..4000) {
+        let text = include_str!("../../config/lockgate.yaml");
+        let from = (cut.min(at)).min(text.len());
+        let to = (cut.max(at)).min(text.len()).min(from + 20);
+        if text.is_char_boundary(from) && text.is_char_boundary(to) {
+            let mutated = format!("{}{put}{}", &text[..from], &text[to..]);
+            if let Err(diagnostics) = parse_plain(&mutated) {
+                proptest::prop_assert!(!diagnostics.0.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_filled_in_fits_where_text_or_a_number_is_wanted() {
+    let env = |name: &str| (name == "N").then(|| "007".to_owned());
+    let text = "workers: ${N}\naccess_log: { file: '/log/${N}' }\napps:\n  web:\n    port: ${N}\n    env: { A: '${N}' }\n    command: [web, '${N}']\n    hosts: [{ host: a.test, path: /x, strip: '${S:-true}' }]\n";
+    let config = parse(text, "x", &env).unwrap();
+    let web = &config.apps[&"web".parse::<AppName>().unwrap()];
+    assert_eq!((config.workers, web.settings.port), (7, Some(7)));
+    assert_eq!((web.settings.env["A"].expose(), web.settings.command[1].as_str()), ("007", "007"));
+    assert!(web.hosts[0].strip);
+    assert_eq!(config.access_log, AccessLog::File("/log/007".into()));
+}
+
+#[test]
+fn nothing_that_is_filled_in_is_told() {
+    let env = |name: &str| (name == "S").then(|| "canary".to_owned());
+    for bad in [
+        "runtime: ${S}",
+        "workers: ${S}",
+        "apex: '${S}..'",
+        "deploy: { watch: '${S}' }",
+        "deploy: { watch: '1s, expected ${S}' }",
+        "data_dir: /x\nlisteners: { http: { address: '${S}' } }",
+        "trusted_proxies: ['${S}']",
+        "access_log: ${S}",
+        "apps: { web: { hosts: ['${S}..'] } }",
+        "apps: { web: { health: { path: '${S}' } } }",
+        "apps: { web: { health: '${S}' } }",
+        "apps: { web: { env: '${S}' } }",
+        "apps: { web: { env: canary } }",
+        "apps: { web: { env: { A: [canary] } } }",
+        "apps: { web: { env: { A: canary }, prot: 1 } }",
+        "apps:\n  web:\n    env:\n      A: \"canary\n",
+        "apps:\n  web:\n    env:\n      A: canary\n      A: canary\n",
+        "apps: { a: { hosts: ['${S}.test'] }, b: { hosts: ['${S}.test'] } }",
+        "services: { s: { hosts: [], upstreams: ['${S}'] } }",
+        "ephemeral: { reserved_labels: ['${S}.'] }",
+    ] {
+        let told = parse(bad, "x", &env).expect_err(bad).to_string();
+        assert!(!told.contains("canary"), "{bad}\n{told}");
+    }
+    let old = parse("apps: { web: { command: [web, '${S}'] } }", "x", &env).unwrap();
+    let new = parse_plain("apps: { web: { command: [web, '${S:-other}'] } }").unwrap();
+    assert_eq!(diff(&old, &new).changes, ["~ apps.web.command[1]: [secret] -> [secret]"]);
+}
+
+#[test]
+fn the_schema_requires_nothing_that_has_a_default() {
+    let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
+    assert_eq!(schema.get("required"), None);
+    let app = schema.pointer("/$defs/AppDocument").unwrap();
+    assert_eq!(app.get("required"), None);
+    for key in ["listeners", "limits", "deploy", "docker", "apps", "services"] {
+        assert!(schema.pointer(&format!("/properties/{key}")).is_some(), "{key}");
+    }
+    assert!(app.pointer("/properties/image").is_some() && app.pointer("/properties/hosts").is_some());
+}
+
+#[test]
+fn a_file_without_an_end_is_refused() {
+    let told = parse_plain("apex: ${file:/dev/zero}").unwrap_err().to_string();
+    assert!(told.contains("not a regular file"), "{told}");
+    let told = load(Path::new("/dev/zero"), &no_env).unwrap_err().to_string();
+    assert!(told.contains("not a regular file"), "{told}");
+}

@@ -1,0 +1,255 @@
+//! Ephemeral deployments: reached by a label, never live, gone when their time is over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::engine::{Engine, Stop};
+use super::instances::Afterwards;
+use super::submit::status_text;
+use super::{Denied, LinkRequest, Orchestrator};
+use crate::clock::{Clock, Timestamp};
+use crate::error::chain;
+use crate::fault;
+use crate::ids::{AppName, DeploymentId, EphemeralLabel};
+use crate::routing::preview_auth::PreviewAuth;
+use crate::settings::{Delay, PreviewAuthMode};
+use crate::store::{Deployment, DeploymentStatus, DesiredState, EventKind, Operation, OperationState, Store};
+
+impl Orchestrator {
+    /// Moves the expiry of an ephemeral deployment that has not expired; returns when it expires now.
+    ///
+    /// # Errors
+    /// If there is no such deployment, it is not ephemeral or has ended, the ttl is zero, or the store is away.
+    pub async fn extend(&self, deployment: DeploymentId, ttl: Delay) -> Result<Timestamp, Denied> {
+        if ttl.0.is_zero() {
+            return Err(Denied::Invalid {
+                field: "ttl".to_owned(),
+                detail: "the ttl is not positive".to_owned(),
+                remedy: Some("write for example 2h".to_owned()),
+            });
+        }
+        let engine = &self.engine;
+        let _turn = engine.submitting.lock().await;
+        let found = engine.store.deployment(&deployment).await?;
+        let found = found.ok_or(Denied::DeploymentNotFound { deployment })?;
+        let (Some(label), Some(expires_at)) = (&found.label, found.expires_at) else {
+            return Err(Denied::NotEphemeral { deployment });
+        };
+        let now = engine.clock.wall();
+        if found.status != DeploymentStatus::Ready
+            || found.desired_state == DesiredState::Archived
+            || expires_at <= now
+        {
+            let status = if expires_at <= now { "expired".to_owned() } else { status_text(&found) };
+            return Err(Denied::DeploymentNotReady { deployment, status });
+        }
+        let until = now + ttl.0;
+        engine.store.set_expiry(&deployment, until).await?;
+        let expires_at = instant(&engine.clock, until);
+        engine.publisher.extend_label(&found.app, label.as_str(), deployment, expires_at);
+        Ok(until)
+    }
+}
+
+impl Orchestrator {
+    /// A link that opens what the label leads to, by whatever deployment, until then.
+    ///
+    /// # Errors
+    /// If the label leads nowhere or is not opened by links, the time is zero, or the store is away.
+    pub async fn preview_link(
+        &self,
+        app: &AppName,
+        label: &EphemeralLabel,
+        request: LinkRequest,
+    ) -> Result<(String, Timestamp), Denied> {
+        if request.good_for.0.is_zero() {
+            return Err(Denied::Invalid {
+                field: "for".to_owned(),
+                detail: "the time is not positive".to_owned(),
+                remedy: Some("write for example 24h".to_owned()),
+            });
+        }
+        let deployment = self.engine.labelled(app, label).await?;
+        let auth = auth_of(self.engine.store.as_ref(), &deployment);
+        let Some(PreviewAuth::Link(key)) = auth.as_deref() else {
+            return Err(Denied::LinksOff { app: app.clone(), label: label.clone() });
+        };
+        let until = self.engine.clock.wall() + request.good_for.0;
+        let url = self.url(deployment.id).await?.unwrap_or_else(|| "http://localhost".to_owned());
+        let slash = if url.matches('/').count() > 2 { "" } else { "/" };
+        Ok((format!("{url}{slash}?lockgate_link={}", key.sign(until.as_second())), until))
+    }
+}
+
+impl Engine {
+    /// That another ephemeral deployment would not have to end another one.
+    pub(super) async fn refuse_to_evict(&self, app: &AppName, label: &EphemeralLabel) -> Result<(), Denied> {
+        let all = self.store.ephemerals(Some(app)).await?;
+        let count = all.iter().filter(|other| other.label.as_ref() != Some(label)).count();
+        if count >= self.options.ephemeral_max_per_app {
+            return Err(Denied::TooManyEphemerals { count });
+        }
+        Ok(())
+    }
+
+    /// Leads the label to a deployment that is ready. One that had the label before drains and goes; the one that
+    /// expires soonest is evicted if there are too many.
+    pub(super) async fn serve_label(
+        self: &Arc<Self>,
+        operation: &Operation,
+        id: DeploymentId,
+    ) -> Result<(), Stop> {
+        let deployment = self.deployment(id).await?;
+        let (Some(label), Some(expires_at)) = (&deployment.label, deployment.expires_at) else {
+            return Err(Stop::Failed(crate::store::Failure::new(
+                "internal",
+                "an ephemeral deployment without a label",
+            )));
+        };
+        // Nobody else adds a label meanwhile, in whatever environment: else there could be too many.
+        let turn = self.publisher.turn().await;
+        let others = self.store.ephemerals(Some(&deployment.app)).await?;
+        self.open_live_name(&turn, &deployment).await?;
+        // From here on a restart serves it: among those with the label the newest that is ready has it.
+        self.store.set_status(&id, DeploymentStatus::Ready, None).await?;
+        fault::at("label.ready")?;
+        let (until, auth) = (instant(&self.clock, expires_at), auth_of(self.store.as_ref(), &deployment));
+        self.publisher.set_label(&deployment.app, label.as_str(), id, until, auth);
+        drop(turn);
+        fault::at("label.led")?;
+        if let Some(url) = self.url(&deployment).await? {
+            self.tell(operation.id, EventKind::Cutover, format!("{url} until {expires_at}")).await;
+        }
+        let (replaced, mut kept): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .filter(|other| other.id != id)
+            .partition(|other| other.label == deployment.label);
+        kept.sort_by_key(|other| other.expires_at);
+        let excess = (kept.len() + 1).saturating_sub(self.options.ephemeral_max_per_app);
+        for evicted in kept.drain(..excess) {
+            let text = format!(
+                "evicted {} ({})",
+                evicted.label.as_ref().map_or("", |label| label.as_str()),
+                evicted.id
+            );
+            self.tell(operation.id, EventKind::Warning, text).await;
+            self.end_ephemeral(evicted).await?;
+        }
+        for old in replaced {
+            self.end_ephemeral(old).await?;
+        }
+        fault::at("label.replaced")?;
+        self.end(operation.id, OperationState::Succeeded, None, None).await;
+        Ok(())
+    }
+
+    /// Ends those whose labels have expired, as the data plane has it.
+    async fn end_expired(self: &Arc<Self>) {
+        for id in self.publisher.expired_labels(self.clock.now()) {
+            let ended = async { self.end_ephemeral(self.deployment(id).await?).await };
+            if let Err(stop) = ended.await {
+                warn!(deployment = %id, ?stop, "expired deployment not ended; tried again");
+            }
+        }
+    }
+
+    /// Ends what has expired by now, as the store has it: it knows of leaps of the machine's time.
+    async fn sweep_ephemerals(self: &Arc<Self>) -> Result<(), Stop> {
+        for deployment in self.store.expired(self.clock.wall()).await? {
+            self.end_ephemeral(deployment).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes an ephemeral deployment out of service: its label at once, its instances after their drain.
+    async fn end_ephemeral(self: &Arc<Self>, deployment: Deployment) -> Result<(), Stop> {
+        self.store.set_desired_state(&deployment.id, DesiredState::Archived).await?;
+        fault::at("label.archived")?;
+        if let Some(label) = &deployment.label {
+            let (app, label) = (&deployment.app, label.as_str());
+            if deployment.expires_at.is_some_and(|at| at <= self.clock.wall()) {
+                self.publisher.end_label(app, label, deployment.id, self.clock.now());
+            } else {
+                self.publisher.clear_label(app, label, deployment.id);
+            }
+        }
+        let engine = Arc::clone(self);
+        self.tasks.spawn(async move {
+            match engine.retire_instances(&deployment, Afterwards::Remove).await {
+                Ok(()) => info!(deployment = %deployment.id, "ephemeral deployment removed"),
+                Err(stop) => {
+                    warn!(deployment = %deployment.id, ?stop, "not removed yet; reconcile tries again")
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Fires the timers that are due, and ends what has expired or is outdated, until the engine stops.
+    pub(super) async fn keep_time(self: Arc<Self>) {
+        let mut sweep_at = self.clock.now();
+        while !self.stopping.is_cancelled() {
+            if let Err(error) = self.fire_due_timers().await {
+                warn!(?error, "timers not fired; tried again");
+            }
+            self.publisher.routing().sweep_cache();
+            self.end_expired().await;
+            if self.clock.now() >= sweep_at {
+                match self.sweep_ephemerals().await {
+                    Ok(()) => sweep_at = self.clock.now() + self.options.ephemeral_sweep_every.0,
+                    Err(error) => warn!(?error, "expired deployments not swept; tried again"),
+                }
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => {}
+                () = self.clock.sleep(TICK) => {}
+            }
+        }
+    }
+
+    async fn fire_due_timers(self: &Arc<Self>) -> Result<(), Stop> {
+        let now = self.clock.wall();
+        for timer in self.store.timers().await? {
+            if timer.due > now {
+                break;
+            }
+            // What still drains is not stopped; its timer stays due.
+            if self.drains.is_draining(timer.deployment) {
+                continue;
+            }
+            let Some(deployment) = self.store.deployment(&timer.deployment).await? else {
+                self.store.clear_timer(&timer.deployment).await.map_err(|error| {
+                    warn!(deployment = %timer.deployment, error = chain(&error), "stray timer not cleared");
+                    Stop::Store(error)
+                })?;
+                continue;
+            };
+            self.lanes_submit_timer(&deployment, timer);
+        }
+        Ok(())
+    }
+}
+
+/// What a request must have to reach an ephemeral deployment.
+pub(super) fn auth_of(store: &dyn Store, deployment: &Deployment) -> Option<Arc<PreviewAuth>> {
+    let (label, auth) = (deployment.label.as_ref()?, deployment.settings.preview_auth.as_ref()?);
+    match auth.mode {
+        PreviewAuthMode::Off => None,
+        PreviewAuthMode::Basic => Some(PreviewAuth::basic(&auth.user, auth.password.expose())),
+        PreviewAuthMode::Link => {
+            Some(PreviewAuth::link(&store.link_key(), deployment.app.as_str(), label.as_str()))
+        }
+    }
+    .map(Arc::new)
+}
+
+/// When `at` is on the monotonic clock.
+pub(super) fn instant(clock: &Arc<dyn Clock>, at: Timestamp) -> Instant {
+    let left = Duration::try_from(at.duration_since(clock.wall())).unwrap_or_default();
+    clock.now() + left
+}
+
+/// How late a timer may fire.
+const TICK: Duration = Duration::from_secs(1);

@@ -1,0 +1,727 @@
+//! What is published: which deployment each route leads to, and the targets of each deployment.
+//!
+//! Each deployment has two backends over the same instances, each with gates of its own: `live` behind the routes
+//! that a swap moves, and `own` behind all others (deployment, commit, branch, ephemeral label). A swap closes the
+//! `live` gates of the old version and leaves its own host names served; before a stop both are closed.
+//!
+//! The one writer of the route table. It mirrors the store's route rows, so that a publish touches only the host
+//! names that change. Everything here happens under one lock held for the length of a publish.
+//!
+//! Whoever changes route rows holds the [`Turn`] from its read of the store to its publish: otherwise rows that were
+//! read before a swap could be published after it, and lead to gates that are closed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::handover::Handover;
+use crate::clock::Timestamp;
+use crate::gate::InFlight;
+use crate::ids::{AppName, DeploymentId, EnvironmentName, InstanceId};
+use crate::routing::label::{Labelled, Labels};
+use crate::routing::path::PathPrefix;
+use crate::routing::preview_auth::PreviewAuth;
+use crate::routing::split::Split;
+use crate::routing::table::PathRoute;
+use crate::routing::{Backend, Hold, HostPattern, Routing, Target};
+use crate::store::{self, Access, Deployment, HostRow, RouteRow, Sticky};
+use crate::telemetry::{BackendStats, DeploymentLabels, Tally};
+
+/// Labels of one app whose deployments are gone, and that are still told apart from those that never were.
+const ENDED_LABELS_MAX: usize = 100;
+
+/// Holds what is published and publishes its changes.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    routing: Arc<Routing>,
+    state: Mutex<State>,
+    turn: tokio::sync::Mutex<()>,
+    /// Rung when a request waits for a held deployment.
+    bell: Arc<Notify>,
+}
+
+/// The right to change which route leads where; one at a time.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    _guard: tokio::sync::MutexGuard<'a, ()>,
+}
+
+/// A static route to upstreams that Lockgate does not deploy.
+#[derive(Clone, Debug)]
+pub struct ServiceRoute {
+    pub host: HostPattern,
+    pub prefix: PathPrefix,
+    pub strip: bool,
+    pub backend: Arc<Backend>,
+}
+
+/// Whose targets they are.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    pub(super) app: AppName,
+    pub(super) environment: EnvironmentName,
+    pub(super) deployment: DeploymentId,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By host pattern and path prefix.
+    rows: BTreeMap<(HostPattern, PathPrefix), RouteRow>,
+    services: BTreeMap<(HostPattern, PathPrefix), ServiceRoute>,
+    units: HashMap<DeploymentId, Unit>,
+    labels: HashMap<AppName, BTreeMap<Box<str>, Label>>,
+    /// Of the apps that are not open.
+    accesses: HashMap<AppName, (Access, Arc<Hold>)>,
+    handovers: HashMap<(AppName, EnvironmentName), Handover>,
+    /// Of which environments a share of the visitors gets another version than the live one.
+    splits: HashMap<(AppName, EnvironmentName), store::Split>,
+    /// Of the data plane, for the counters of backends.
+    workers: usize,
+}
+
+/// A deployment with targets, or one that is held; both of its backends are held by the same.
+#[derive(Debug)]
+struct Unit {
+    owner: Owner,
+    live: Arc<Backend>,
+    own: Arc<Backend>,
+}
+
+#[derive(Clone, Debug)]
+struct Label {
+    deployment: DeploymentId,
+    expires_at: Instant,
+    /// Nobody has to end its deployment any more; the label is kept to tell it from one that never was.
+    is_ended: bool,
+    auth: Option<Arc<PreviewAuth>>,
+}
+
+impl Unit {
+    fn hold(&self) -> Option<&Arc<Hold>> {
+        self.live.hold.as_ref()
+    }
+}
+
+impl Publisher {
+    pub(super) fn new(routing: Arc<Routing>) -> Self {
+        let state = State { workers: routing.workers(), ..State::default() };
+        Self { routing, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()), bell: Arc::default() }
+    }
+
+    pub(super) fn routing(&self) -> &Arc<Routing> {
+        &self.routing
+    }
+
+    /// Waits until nobody else changes routes.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        Turn { _guard: self.turn.lock().await }
+    }
+
+    /// Sets what the store says, and publishes all of it at once.
+    pub(super) fn load(&self, _turn: &Turn<'_>, rows: Vec<RouteRow>) {
+        let mut state = self.lock();
+        state.rows = rows.into_iter().filter_map(keyed).collect();
+        let hosts = state.all_hosts();
+        self.publish(&state, &hosts);
+    }
+
+    /// Leads `rows` where they say, all at one instant; returns the new generation of the route table.
+    pub(super) fn lead(&self, _turn: &Turn<'_>, rows: &[RouteRow]) -> u64 {
+        let mut state = self.lock();
+        let rows: Vec<_> = rows.iter().cloned().filter_map(keyed).collect();
+        let hosts: BTreeSet<_> = rows.iter().map(|((host, _), _)| host.clone()).collect();
+        state.rows.extend(rows);
+        self.publish(&state, &hosts)
+    }
+
+    /// The same for the routes of a version that goes live. It has the traffic whole, whatever share it had before.
+    pub(super) fn lead_live(&self, _turn: &Turn<'_>, to: DeploymentId, rows: &[RouteRow]) -> u64 {
+        let mut state = self.lock();
+        let rows: Vec<_> = rows.iter().cloned().filter_map(keyed).collect();
+        let mut hosts: BTreeSet<_> = rows.iter().map(|((host, _), _)| host.clone()).collect();
+        state.rows.extend(rows);
+        let place = state.units.get(&to).map(|unit| (unit.owner.app.clone(), unit.owner.environment.clone()));
+        if let Some(place) = place.filter(|place| state.splits.contains_key(place)) {
+            state.splits.remove(&place);
+            hosts.extend(state.hosts_of_environment(&place));
+        }
+        self.publish(&state, &hosts)
+    }
+
+    /// Leads a share of the visitors of an environment's live routes to another version, or no longer.
+    pub(super) fn split(
+        &self,
+        _turn: &Turn<'_>,
+        app: &AppName,
+        environment: &EnvironmentName,
+        split: Option<&store::Split>,
+    ) {
+        let mut state = self.lock();
+        let place = (app.clone(), environment.clone());
+        match split {
+            Some(split) => drop(state.splits.insert(place.clone(), split.clone())),
+            None => drop(state.splits.remove(&place)),
+        }
+        let hosts = state.hosts_of_environment(&place);
+        self.publish(&state, &hosts);
+    }
+
+    /// Makes `rows` all the rows there are, and publishes the host names whose rows differ, all at one instant.
+    pub(super) fn replace(&self, _turn: &Turn<'_>, rows: Vec<RouteRow>) {
+        let mut state = self.lock();
+        let rows: BTreeMap<_, _> = rows.into_iter().filter_map(keyed).collect();
+        let gone = state.rows.keys().filter(|key| !rows.contains_key(*key));
+        let changed = rows.iter().filter(|(key, row)| state.rows.get(*key) != Some(*row));
+        let hosts: BTreeSet<_> =
+            gone.chain(changed.map(|(key, _)| key)).map(|(host, _)| host.clone()).collect();
+        state.rows = rows;
+        if !hosts.is_empty() {
+            self.publish(&state, &hosts);
+        }
+    }
+
+    /// Replaces the static services.
+    pub(super) fn set_services(&self, services: Vec<ServiceRoute>) {
+        let mut state = self.lock();
+        let mut hosts: BTreeSet<_> = state.services.keys().map(|(host, _)| host.clone()).collect();
+        state.services = services
+            .into_iter()
+            .map(|service| ((service.host.clone(), service.prefix.clone()), service))
+            .collect();
+        hosts.extend(state.services.keys().map(|(host, _)| host.clone()));
+        self.publish(&state, &hosts);
+    }
+
+    /// Whether a static service has that place.
+    pub(super) fn is_service(&self, host: &HostPattern, prefix: &PathPrefix) -> bool {
+        self.lock().services.contains_key(&(host.clone(), prefix.clone()))
+    }
+
+    /// The row of exactly that host name, without a path prefix.
+    pub(super) fn row(&self, host: &str) -> Option<RouteRow> {
+        let key = (host.parse().ok()?, PathPrefix::root());
+        self.lock().rows.get(&key).cloned()
+    }
+
+    /// Whether a static service has that host name, without a path prefix.
+    pub(super) fn is_service_host(&self, host: &str) -> bool {
+        host.parse().is_ok_and(|pattern| self.is_service(&pattern, &PathPrefix::root()))
+    }
+
+    /// The running instances of a deployment; routes that lead to it are published again if there are any. A target
+    /// that is there already stays the same object, with its gate. What is held stays held.
+    pub(super) fn set_instances(&self, owner: &Owner, instances: &[(InstanceId, SocketAddr)]) {
+        let mut state = self.lock();
+        let hold = state.units.get(&owner.deployment).and_then(Unit::hold).cloned();
+        self.put_unit(&mut state, owner, Some(instances), hold.as_ref());
+    }
+
+    /// Serves a deployment by these instances. If it was held, its requests are released to them.
+    pub(super) fn serve(&self, owner: &Owner, instances: &[(InstanceId, SocketAddr)]) {
+        let held = self.put_unit(&mut self.lock(), owner, Some(instances), None);
+        if let Some(hold) = held {
+            hold.release();
+        }
+    }
+
+    /// Has the requests of a deployment wait; its targets stay known. Returns what held it until now, which the caller
+    /// has to end.
+    #[must_use]
+    pub(super) fn hold(&self, owner: &Owner, hold: &Arc<Hold>) -> Option<Arc<Hold>> {
+        self.put_unit(&mut self.lock(), owner, None, Some(hold))
+    }
+
+    /// What holds a deployment now.
+    pub(super) fn held_by(&self, deployment: DeploymentId) -> Option<Arc<Hold>> {
+        self.lock().units.get(&deployment).and_then(Unit::hold).cloned()
+    }
+
+    /// Rung when a request waits for a deployment.
+    pub(super) fn bell(&self) -> &Arc<Notify> {
+        &self.bell
+    }
+
+    /// The held deployments that a request waited for since this was last asked.
+    pub(super) fn wanted(&self) -> Vec<DeploymentId> {
+        let state = self.lock();
+        let is_wanted = |unit: &&Unit| unit.hold().is_some_and(|hold| hold.take_wanted());
+        state.units.values().filter(is_wanted).map(|unit| unit.owner.deployment).collect()
+    }
+
+    /// Makes the unit of a deployment anew and publishes its routes; without `instances` it keeps its targets. Returns
+    /// what held it until now.
+    fn put_unit(
+        &self,
+        state: &mut State,
+        owner: &Owner,
+        instances: Option<&[(InstanceId, SocketAddr)]>,
+        hold: Option<&Arc<Hold>>,
+    ) -> Option<Arc<Hold>> {
+        let known = state.units.get(&owner.deployment);
+        let made = |known: Option<&Arc<Backend>>| {
+            let backend = self.backend(known, owner, instances);
+            Arc::new(Backend { hold: hold.cloned(), ..backend })
+        };
+        let (live, own) = (made(known.map(|unit| &unit.live)), made(known.map(|unit| &unit.own)));
+        let held = known.and_then(Unit::hold).cloned();
+        state.units.insert(owner.deployment, Unit { owner: owner.clone(), live, own });
+        let hosts = state.hosts_of_deployment(owner);
+        if !hosts.is_empty() {
+            self.publish(state, &hosts);
+        }
+        held
+    }
+
+    /// Forgets a deployment that has no targets any more. Its host names stay known, without a backend.
+    pub(super) fn forget(&self, deployment: DeploymentId) {
+        let mut state = self.lock();
+        let Some(unit) = state.units.remove(&deployment) else { return };
+        let hosts = state.hosts_of_deployment(&unit.owner);
+        if !hosts.is_empty() {
+            self.publish(&state, &hosts);
+        }
+        drop(state);
+        if let Some(hold) = unit.hold() {
+            hold.release();
+        }
+    }
+
+    /// Leads an ephemeral label of the app to a deployment until it expires.
+    pub(super) fn set_label(
+        &self,
+        app: &AppName,
+        label: &str,
+        deployment: DeploymentId,
+        expires_at: Instant,
+        auth: Option<Arc<PreviewAuth>>,
+    ) {
+        let mut state = self.lock();
+        let led = Label { deployment, expires_at, is_ended: false, auth };
+        state.labels.entry(app.clone()).or_default().insert(label.into(), led);
+        let hosts = state.hosts_of_app(app);
+        self.publish(&state, &hosts);
+    }
+
+    /// Moves the expiry of a label, if it still leads to that deployment.
+    pub(super) fn extend_label(
+        &self,
+        app: &AppName,
+        label: &str,
+        deployment: DeploymentId,
+        expires_at: Instant,
+    ) {
+        let mut state = self.lock();
+        let known = state.labels.get_mut(app).and_then(|labels| labels.get_mut(label));
+        let Some(known) = known.filter(|known| known.deployment == deployment) else { return };
+        known.expires_at = expires_at;
+        let hosts = state.hosts_of_app(app);
+        self.publish(&state, &hosts);
+    }
+
+    /// From now on the label is expired, if it still leads to that deployment. Of those the last are remembered.
+    pub(super) fn end_label(&self, app: &AppName, label: &str, deployment: DeploymentId, now: Instant) {
+        let mut state = self.lock();
+        let known = state.labels.get_mut(app).and_then(|labels| labels.get_mut(label));
+        let Some(known) = known.filter(|known| known.deployment == deployment) else { return };
+        known.is_ended = true;
+        known.expires_at = known.expires_at.min(now);
+        state.trim_labels(app);
+        let hosts = state.hosts_of_app(app);
+        self.publish(&state, &hosts);
+    }
+
+    /// Deployments whose labels are expired, and that nobody has ended yet.
+    pub(super) fn expired_labels(&self, now: Instant) -> Vec<DeploymentId> {
+        let state = self.lock();
+        let all = state.labels.values().flat_map(BTreeMap::values);
+        all.filter(|label| !label.is_ended && label.expires_at <= now).map(|label| label.deployment).collect()
+    }
+
+    /// Forgets a label, if it still leads to that deployment: from then on it is unknown.
+    pub(super) fn clear_label(&self, app: &AppName, label: &str, deployment: DeploymentId) {
+        let mut state = self.lock();
+        let Some(labels) = state.labels.get_mut(app) else { return };
+        if labels.get(label).is_none_or(|known| known.deployment != deployment) {
+            return;
+        }
+        labels.remove(label);
+        if labels.is_empty() {
+            state.labels.remove(app);
+        }
+        let hosts = state.hosts_of_app(app);
+        self.publish(&state, &hosts);
+    }
+
+    /// Has the requests to the app's host names meet `hold`, from one instant on, or nothing any more; returns what stood
+    /// in its place, to be ended.
+    pub(super) fn set_access(
+        &self,
+        app: &AppName,
+        access: Access,
+        hold: Option<Arc<Hold>>,
+    ) -> Option<Arc<Hold>> {
+        let mut state = self.lock();
+        let before = match hold {
+            Some(hold) => state.accesses.insert(app.clone(), (access, hold)),
+            None => state.accesses.remove(app),
+        };
+        let hosts = state.hosts_of_app(app);
+        if !hosts.is_empty() {
+            self.publish(&state, &hosts);
+        }
+        before.map(|(_, hold)| hold)
+    }
+
+    /// Has the requests to the deployment's environment wait until the handover ends.
+    pub(super) fn begin_handover(&self, from: &Deployment, handover: Handover) {
+        let mut state = self.lock();
+        state.handovers.insert((from.app.clone(), from.environment.clone()), handover);
+        let hosts = state.hosts_of_app(&from.app);
+        self.publish(&state, &hosts);
+    }
+
+    /// Has requests no longer wait for a handover, and returns it for those that do, if there was one.
+    pub(super) fn end_handover(&self, of: &Deployment) -> Option<Handover> {
+        let mut state = self.lock();
+        let handover = state.handovers.remove(&(of.app.clone(), of.environment.clone()))?;
+        let hosts = state.hosts_of_app(&of.app);
+        self.publish(&state, &hosts);
+        Some(handover)
+    }
+
+    pub(super) fn has_handover(&self, of: &Deployment) -> bool {
+        self.lock().handovers.contains_key(&(of.app.clone(), of.environment.clone()))
+    }
+
+    /// Whether the app's instances are not to run.
+    pub(super) fn is_disabled(&self, app: &AppName) -> bool {
+        self.lock().accesses.get(app).is_some_and(|(access, _)| *access == Access::Disabled)
+    }
+
+    /// Until when which requests wait.
+    pub(super) fn pauses(&self) -> Vec<(Timestamp, Arc<Hold>)> {
+        let state = self.lock();
+        let pauses = state.accesses.values().filter_map(|(access, hold)| match access {
+            Access::Paused { until, .. } => Some((*until, Arc::clone(hold))),
+            Access::Open | Access::Maintenance { .. } | Access::Disabled => None,
+        });
+        pauses.collect()
+    }
+
+    /// The deployments of the app that have targets, and whether live routes lead there.
+    pub(super) fn units_of_app(&self, app: &AppName) -> Vec<(DeploymentId, bool)> {
+        let state = self.lock();
+        let is_live = |id: DeploymentId| {
+            state.rows.values().any(|row| {
+                row.deployment == Some(id) && matches!(row.sticky, Sticky::Live | Sticky::Environment)
+            })
+        };
+        let units = state.units.iter().filter(|(_, unit)| unit.owner.app == *app);
+        units.map(|(id, _)| (*id, is_live(*id))).collect()
+    }
+
+    /// All targets of the app's deployments.
+    pub(super) fn targets_of_app(&self, app: &AppName) -> Vec<Arc<Target>> {
+        let state = self.lock();
+        let units = state.units.values().filter(|unit| unit.owner.app == *app);
+        units.flat_map(|unit| unit.live.targets.iter().chain(unit.own.targets.iter())).cloned().collect()
+    }
+
+    /// The targets behind the routes that a swap moves.
+    pub(super) fn live_targets(&self, deployment: DeploymentId) -> Vec<Arc<Target>> {
+        self.lock().units.get(&deployment).map(|unit| unit.live.targets.to_vec()).unwrap_or_default()
+    }
+
+    /// The targets behind the deployment's own names.
+    pub(super) fn own_targets(&self, deployment: DeploymentId) -> Vec<Arc<Target>> {
+        self.lock().units.get(&deployment).map(|unit| unit.own.targets.to_vec()).unwrap_or_default()
+    }
+
+    /// The counters of what comes by those routes.
+    pub(super) fn live_stats(&self, deployment: DeploymentId) -> Option<Arc<BackendStats>> {
+        self.lock().units.get(&deployment).map(|unit| Arc::clone(&unit.live.stats))
+    }
+
+    /// Of every deployment, what clients got by those routes.
+    pub(super) fn live_tallies(&self) -> Vec<(DeploymentId, Tally)> {
+        self.lock().units.iter().map(|(id, unit)| (*id, unit.live.stats.tally())).collect()
+    }
+
+    /// Both targets of an instance.
+    pub(super) fn targets_of(&self, instance: InstanceId) -> Vec<Arc<Target>> {
+        let state = self.lock();
+        let all =
+            state.units.values().flat_map(|unit| unit.live.targets.iter().chain(unit.own.targets.iter()));
+        all.filter(|target| target.id == instance).cloned().collect()
+    }
+
+    /// Routes that lead to the deployment, by their host's text.
+    pub(super) fn hosts(&self, deployment: DeploymentId) -> Vec<String> {
+        self.lock()
+            .rows
+            .values()
+            .filter(|row| row.deployment == Some(deployment))
+            .map(|row| row.host.host.clone())
+            .collect()
+    }
+
+    fn backend(
+        &self,
+        known: Option<&Arc<Backend>>,
+        owner: &Owner,
+        instances: Option<&[(InstanceId, SocketAddr)]>,
+    ) -> Backend {
+        let workers = self.routing.workers();
+        let stats = known.map_or_else(
+            || Arc::new(BackendStats::for_deployment(labels_of(owner), workers)),
+            |backend| Arc::clone(&backend.stats),
+        );
+        let same = |id: InstanceId, address: SocketAddr| {
+            known?.targets.iter().find(|target| target.id == id && target.address == address).cloned()
+        };
+        let targets = match instances {
+            Some(instances) => instances
+                .iter()
+                .map(|&(id, address)| {
+                    same(id, address).unwrap_or_else(|| Arc::new(Target::new(id, address, workers)))
+                })
+                .collect(),
+            None => known.map(|backend| backend.targets.clone()).unwrap_or_default(),
+        };
+        Backend::new(targets, stats)
+    }
+
+    /// Publishes the routes of `hosts` as the state has them.
+    fn publish(&self, state: &State, hosts: &BTreeSet<HostPattern>) -> u64 {
+        if crate::fault::sabotaged("publish_per_host") {
+            for host in hosts {
+                self.routing.publish(|edit| edit.set(host, state.paths(host)));
+                std::thread::park_timeout(std::time::Duration::from_millis(100));
+            }
+            return self.routing.generation();
+        }
+        self.routing.publish(|edit| {
+            for host in hosts {
+                edit.set(host, state.paths(host));
+            }
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn all_hosts(&self) -> BTreeSet<HostPattern> {
+        self.rows.keys().chain(self.services.keys()).map(|(host, _)| host.clone()).collect()
+    }
+
+    fn hosts_of_app(&self, app: &AppName) -> BTreeSet<HostPattern> {
+        self.rows.iter().filter(|(_, row)| row.app == *app).map(|((host, _), _)| host.clone()).collect()
+    }
+
+    fn hosts_of_environment(&self, (app, environment): &(AppName, EnvironmentName)) -> BTreeSet<HostPattern> {
+        let is_of = |row: &RouteRow| row.app == *app && row.environment == *environment;
+        self.rows.iter().filter(|(_, row)| is_of(row)).map(|((host, _), _)| host.clone()).collect()
+    }
+
+    /// The other version of a route that a swap moves, for its share of the visitors. While the app is not open nobody
+    /// gets either.
+    fn split_of(&self, row: &RouteRow) -> Option<Arc<Split>> {
+        if self.splits.is_empty() || !is_moved(row.sticky) || self.accesses.contains_key(&row.app) {
+            return None;
+        }
+        let split = self.splits.get(&(row.app.clone(), row.environment.clone()))?;
+        let unit = self.units.get(&split.to).filter(|_| row.deployment != Some(split.to))?;
+        Some(Arc::new(Split::new(&split.operation.to_string(), Arc::clone(&unit.live), split.share)))
+    }
+
+    /// Hosts whose routes change with the deployment's targets: its own, and all of the app if it has a label.
+    fn hosts_of_deployment(&self, owner: &Owner) -> BTreeSet<HostPattern> {
+        let has_label = self
+            .labels
+            .get(&owner.app)
+            .is_some_and(|labels| labels.values().any(|label| label.deployment == owner.deployment));
+        if has_label {
+            return self.hosts_of_app(&owner.app);
+        }
+        let place = (owner.app.clone(), owner.environment.clone());
+        let has_share = self.splits.get(&place).is_some_and(|split| split.to == owner.deployment);
+        let leads_there = |row: &RouteRow| {
+            row.deployment == Some(owner.deployment)
+                || has_share && row.app == place.0 && row.environment == place.1 && is_moved(row.sticky)
+        };
+        self.rows.iter().filter(|(_, row)| leads_there(row)).map(|((host, _), _)| host.clone()).collect()
+    }
+
+    fn paths(&self, host: &HostPattern) -> Vec<PathRoute> {
+        let from = (host.clone(), PathPrefix::root());
+        let apps = self.rows.range(from.clone()..).take_while(|((other, _), _)| other == host).map(
+            |((_, prefix), row)| {
+                let backend = self.handed_over(row, self.backend_of(row));
+                let backend = self.held(&row.app, backend);
+                let route = PathRoute::new(prefix.clone(), backend)
+                    .with_labels(self.labels_of(&row.app))
+                    .with_split(self.split_of(row));
+                if row.host.strip { route.stripping() } else { route }
+            },
+        );
+        let services =
+            self.services.range(from..).take_while(|((other, _), _)| other == host).map(|(_, service)| {
+                let route = PathRoute::new(service.prefix.clone(), Arc::clone(&service.backend));
+                if service.strip { route.stripping() } else { route }
+            });
+        apps.chain(services).collect()
+    }
+
+    fn backend_of(&self, row: &RouteRow) -> Arc<Backend> {
+        match row.deployment.and_then(|deployment| self.units.get(&deployment)) {
+            Some(unit) => match row.sticky {
+                Sticky::Live | Sticky::Environment => Arc::clone(&unit.live),
+                Sticky::Branch | Sticky::Deployment | Sticky::Commit | Sticky::Ephemeral => {
+                    Arc::clone(&unit.own)
+                }
+            },
+            None => self.nobody(&row.app, row.environment.as_str()),
+        }
+    }
+
+    /// As a handover in its environment has it.
+    fn handed_over(&self, row: &RouteRow, backend: Arc<Backend>) -> Arc<Backend> {
+        let handover = if self.handovers.is_empty() {
+            None
+        } else {
+            self.handovers.get(&(row.app.clone(), row.environment.clone()))
+        };
+        let Some(handover) = handover else { return backend };
+        let same = Backend::new(backend.targets.clone(), Arc::clone(&backend.stats));
+        Arc::new(same.held(Arc::clone(&handover.hold)))
+    }
+
+    /// As the access to the app has it.
+    fn held(&self, app: &AppName, backend: Arc<Backend>) -> Arc<Backend> {
+        let Some((_, hold)) = self.accesses.get(app) else { return backend };
+        let same = Backend::new(backend.targets.clone(), Arc::clone(&backend.stats));
+        Arc::new(same.held(Arc::clone(hold)))
+    }
+
+    fn labels_of(&self, app: &AppName) -> Arc<Labels> {
+        let mut labels = Labels::default();
+        for (text, label) in self.labels.get(app).into_iter().flatten() {
+            let unit = self.units.get(&label.deployment);
+            let backend = unit.map_or_else(|| self.nobody(app, ""), |unit| Arc::clone(&unit.own));
+            // Previews are looked at while the app itself is worked on.
+            let is_disabled = self.accesses.get(app).is_some_and(|(access, _)| *access == Access::Disabled);
+            let backend = if is_disabled { self.held(app, backend) } else { backend };
+            labels.insert(text, Labelled { backend, expires_at: label.expires_at, auth: label.auth.clone() });
+        }
+        Arc::new(labels)
+    }
+
+    /// What a name leads to that is known and has no target: 503, not 404.
+    fn nobody(&self, app: &AppName, environment: &str) -> Arc<Backend> {
+        let labels = DeploymentLabels {
+            app: app.to_string(),
+            environment: environment.to_owned(),
+            deployment: String::new(),
+        };
+        Arc::new(Backend::new(Box::default(), Arc::new(BackendStats::for_deployment(labels, self.workers))))
+    }
+
+    /// Of an app's labels that have ended, keeps those that ended last.
+    fn trim_labels(&mut self, app: &AppName) {
+        let Some(labels) = self.labels.get_mut(app) else { return };
+        let mut over: Vec<_> = labels.iter().filter(|(_, label)| label.is_ended).collect();
+        over.sort_unstable_by_key(|(_, label)| label.expires_at);
+        over.truncate(over.len().saturating_sub(ENDED_LABELS_MAX));
+        for text in over.into_iter().map(|(text, _)| text.clone()).collect::<Vec<_>>() {
+            labels.remove(&text);
+        }
+    }
+}
+
+/// Whether a swap moves such routes.
+fn is_moved(sticky: Sticky) -> bool {
+    match sticky {
+        Sticky::Live | Sticky::Environment => true,
+        Sticky::Branch | Sticky::Deployment | Sticky::Commit | Sticky::Ephemeral => false,
+    }
+}
+
+/// The sum over targets.
+pub(super) fn in_flight(targets: &[Arc<Target>]) -> InFlight {
+    targets.iter().fold(InFlight::default(), |sum, target| {
+        let one = target.gate.in_flight();
+        InFlight { requests: sum.requests + one.requests, streams: sum.streams + one.streams }
+    })
+}
+
+/// What a stored host is as pattern and prefix.
+///
+/// # Errors
+/// Which part of it is not valid.
+pub fn parse_host(row: &HostRow) -> Result<(HostPattern, PathPrefix), String> {
+    let pattern = row.host.parse::<HostPattern>().map_err(|error| error.to_string())?;
+    let prefix = row.path.parse::<PathPrefix>().map_err(|error| error.to_string())?;
+    Ok((pattern, prefix))
+}
+
+fn keyed(row: RouteRow) -> Option<((HostPattern, PathPrefix), RouteRow)> {
+    match parse_host(&row.host) {
+        Ok(key) => Some((key, row)),
+        Err(error) => {
+            // Checked by whoever wrote it; one that is damaged harms no other route.
+            warn!(host = row.host.host, path = row.host.path, error, "route left out");
+            None
+        }
+    }
+}
+
+fn labels_of(owner: &Owner) -> DeploymentLabels {
+    DeploymentLabels {
+        app: owner.app.to_string(),
+        environment: owner.environment.to_string(),
+        deployment: owner.deployment.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    #[test]
+    fn of_labels_that_ended_only_the_last_are_remembered() {
+        let publisher = Publisher::new(Arc::new(Routing::new(1)));
+        let app: AppName = "web".parse().unwrap();
+        let now = SystemClock.now();
+        let extra = 5;
+        let label = |n: usize| format!("p{n}");
+        for n in 0..ENDED_LABELS_MAX + extra {
+            let deployment = DeploymentId::generate();
+            let owner = Owner { app: app.clone(), environment: EnvironmentName::production(), deployment };
+            publisher.set_instances(&owner, &[]);
+            publisher.set_label(
+                &app,
+                &label(n),
+                deployment,
+                now + std::time::Duration::from_secs(n as u64),
+                None,
+            );
+            publisher.end_label(&app, &label(n), deployment, now + std::time::Duration::from_secs(3600));
+            publisher.forget(deployment);
+        }
+        let labels = publisher.lock().labels_of(&app);
+        let later = now + std::time::Duration::from_secs(3600);
+        let told = |n| labels.find(&label(n), later).unwrap_err();
+        assert_eq!(told(extra - 1), crate::routing::label::LabelMiss::Unknown);
+        for n in extra..ENDED_LABELS_MAX + extra {
+            assert_eq!(told(n), crate::routing::label::LabelMiss::Expired, "{n}");
+        }
+    }
+}

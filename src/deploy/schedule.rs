@@ -1,0 +1,136 @@
+//! Desired states for later: standby and archive, each armed under a nonce, so that a late firing does nothing.
+//!
+//! ```text
+//! replaced ──standby_after──▶ standby ──archive_after──▶ archived (instances removed; it can be deployed again)
+//! ```
+
+use tracing::{info, warn};
+
+use super::engine::{Engine, Stop};
+use super::instances::Afterwards;
+use super::{Denied, Orchestrator, ScheduleRequest};
+use crate::error::chain;
+use crate::ids::{DeploymentId, OperationId};
+use crate::settings::Delay;
+use crate::store::{Deployment, DeploymentStatus, DesiredState, Fired, Timer};
+
+/// What the nonces of timers begin with that nobody asked for: they spare the version that a rollback would go to.
+const RETENTION: &str = "retention-";
+/// Until such a version is looked at again.
+const SPARED_FOR: Delay = Delay::seconds(24 * 60 * 60);
+
+impl Orchestrator {
+    /// Arms a change of desired state. One that is pending is replaced, unless `overwrite` is false: then it is
+    /// what is returned.
+    ///
+    /// # Errors
+    /// If there is no such deployment that is ready, it is live, or the store is away.
+    pub async fn schedule(
+        &self,
+        deployment: DeploymentId,
+        request: &ScheduleRequest,
+    ) -> Result<Timer, Denied> {
+        let _turn = self.engine.submitting.lock().await;
+        let found = self.find_ready(deployment).await?;
+        let environment = self.engine.store.environment(&found.app, &found.environment).await?;
+        if environment.is_some_and(|environment| environment.live == Some(deployment)) {
+            return Err(Denied::DeploymentIsLive { deployment });
+        }
+        let pending =
+            self.engine.store.timers().await?.into_iter().find(|timer| timer.deployment == deployment);
+        if let (false, Some(pending)) = (request.overwrite, pending) {
+            return Ok(pending);
+        }
+        let timer = Timer {
+            deployment,
+            nonce: OperationId::generate().to_string(),
+            state: request.state.into(),
+            due: self.engine.clock.wall() + request.delay.0,
+        };
+        self.engine.store.arm_timer(&timer).await?;
+        Ok(timer)
+    }
+
+    /// Disarms what is pending for a deployment; success without effect where nothing is.
+    ///
+    /// # Errors
+    /// If there is no such deployment, or the store is away.
+    pub async fn clear_schedule(&self, deployment: DeploymentId) -> Result<(), Denied> {
+        let _turn = self.engine.submitting.lock().await;
+        if self.engine.store.deployment(&deployment).await?.is_none() {
+            return Err(Denied::DeploymentNotFound { deployment });
+        }
+        Ok(self.engine.store.clear_timer(&deployment).await?)
+    }
+
+    async fn find_ready(&self, deployment: DeploymentId) -> Result<Deployment, Denied> {
+        let found = self.engine.store.deployment(&deployment).await?;
+        let found = found.ok_or(Denied::DeploymentNotFound { deployment })?;
+        if found.status != DeploymentStatus::Ready || found.desired_state == DesiredState::Archived {
+            let status = super::submit::status_text(&found);
+            return Err(Denied::DeploymentNotReady { deployment, status });
+        }
+        Ok(found)
+    }
+}
+
+impl Engine {
+    /// Does what a timer that is due asks for, if it is still the armed one and its deployment is not live.
+    pub(super) async fn fire(&self, timer: Timer) {
+        if let Err(stop) = self.try_to_fire(&timer).await {
+            warn!(deployment = %timer.deployment, ?stop, "not stopped yet; reconcile tries again");
+        }
+    }
+
+    async fn try_to_fire(&self, timer: &Timer) -> Result<(), Stop> {
+        let deployment = self.deployment(timer.deployment).await?;
+        if timer.nonce.starts_with(RETENTION) && self.is_way_back(&deployment).await? {
+            let later = self.retention(&deployment, timer.state, SPARED_FOR);
+            return Ok(self.store.arm_timer(&later).await?);
+        }
+        let archive_after = deployment.settings.deploy.archive_after;
+        let next = (timer.state == DesiredState::Standby && !archive_after.0.is_zero())
+            .then(|| self.retention(&deployment, DesiredState::Archived, archive_after));
+        match self.store.fire_timer(timer, next.as_ref()).await? {
+            Fired::Done => {}
+            Fired::NotArmed => return Ok(()),
+            Fired::IsLive => {
+                warn!(deployment = %deployment.id, "timer of a live deployment removed");
+                return Ok(());
+            }
+        }
+        let afterwards = match timer.state {
+            DesiredState::Archived => {
+                let turn = self.publisher.turn().await;
+                self.publisher.replace(&turn, self.store.routes().await?);
+                if let Some(label) = &deployment.label {
+                    self.publisher.clear_label(&deployment.app, label.as_str(), deployment.id);
+                }
+                Afterwards::Remove
+            }
+            DesiredState::Running | DesiredState::Standby => Afterwards::Keep,
+        };
+        self.retire_instances(&deployment, afterwards).await?;
+        info!(deployment = %deployment.id, state = ?timer.state, "desired state reached");
+        Ok(())
+    }
+
+    fn retention(&self, deployment: &Deployment, state: DesiredState, after: Delay) -> Timer {
+        let nonce = format!("{RETENTION}{}", OperationId::generate());
+        Timer { deployment: deployment.id, nonce, state, due: self.clock.wall() + after.0 }
+    }
+
+    /// Whether a rollback would go to the deployment.
+    async fn is_way_back(&self, deployment: &Deployment) -> Result<bool, Stop> {
+        let Some(live) = self.environment_of(deployment).await?.live else { return Ok(false) };
+        let key = (deployment.app.clone(), deployment.environment.clone());
+        match self.earlier_than(&key, live).await {
+            Ok(target) => Ok(target == Some(deployment.id)),
+            Err(Denied::Store { source }) => Err(Stop::Store(source)),
+            Err(denied) => {
+                warn!(deployment = %deployment.id, error = chain(&denied), "kept: nobody knows whether it is the way back");
+                Ok(true)
+            }
+        }
+    }
+}

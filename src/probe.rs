@@ -1,0 +1,186 @@
+//! One look at whether something answers: a TCP connect or an HTTP GET, straight at an instance's address.
+//!
+//! No redirects are followed, at most [`BODY_BYTES_MAX`] of an answer are read, and everything has one deadline.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+use crate::settings::StatusRange;
+
+/// Of an answer; the rest is not read.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// What to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    Tcp,
+    /// GET of this path, which begins with `/`; one of these statuses is a success.
+    Http {
+        path: String,
+        status: StatusRange,
+    },
+}
+
+/// Why the answer was no.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    #[error("connect to {address} failed: {detail}")]
+    Connect { address: SocketAddr, detail: String },
+    #[error("GET http://{address}{path} failed: {detail}")]
+    Broken { address: SocketAddr, path: String, detail: String },
+    #[error("GET http://{address}{path} answered {status} after {elapsed_ms} ms{}{begin}", if begin.is_empty() { "" } else { ": " })]
+    Status {
+        address: SocketAddr,
+        path: String,
+        status: u16,
+        expected: StatusRange,
+        /// Of a redirect.
+        location: Option<String>,
+        /// Of the body.
+        begin: String,
+        elapsed_ms: u128,
+    },
+    #[error("no answer from {address} within {limit:?}")]
+    TimedOut { address: SocketAddr, limit: Duration },
+}
+
+impl Probe {
+    /// Asks once.
+    ///
+    /// # Errors
+    /// What was seen instead of a success.
+    pub async fn ask(
+        &self,
+        address: SocketAddr,
+        limit: Duration,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<(), ProbeError> {
+        let asked = async {
+            let stream = TcpStream::connect(address)
+                .await
+                .map_err(|error| ProbeError::Connect { address, detail: error.to_string() })?;
+            match self {
+                Self::Tcp => Ok(()),
+                Self::Http { path, status } => get(stream, address, (path, *status), clock).await,
+            }
+        };
+        timeout(limit, asked).await.unwrap_or(Err(ProbeError::TimedOut { address, limit }))
+    }
+}
+
+impl ProbeError {
+    /// What a person may want to change.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Connect { address, .. } => {
+                format!("make the app listen on 0.0.0.0 and on the port in PORT (here {})", address.port())
+            }
+            Self::Status { location: Some(location), .. } if has_scheme_https(location) => {
+                "the app redirects its health check to https: let it answer plain http when X-Forwarded-Proto is https, \
+                 or exempt the health path"
+                    .to_owned()
+            }
+            Self::Status { path, expected, location: Some(_), .. } => format!(
+                "set health.path to where {path} redirects to, or health.status to 200-399 if a redirect is well (now {expected})"
+            ),
+            Self::Status { path, expected, .. } => {
+                format!("make {path} answer {expected}, or set health.path to one that does")
+            }
+            Self::Broken { .. } => "the port is open but does not speak HTTP: check port, or use readiness_mode tcp".to_owned(),
+            Self::TimedOut { .. } => "raise health.timeout, or find out what the app waits for".to_owned(),
+        }
+    }
+}
+
+fn has_scheme_https(location: &str) -> bool {
+    location.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
+}
+
+async fn get(
+    stream: TcpStream,
+    address: SocketAddr,
+    (path, expected): (&str, StatusRange),
+    clock: &Arc<dyn Clock>,
+) -> Result<(), ProbeError> {
+    let broken = |detail: String| ProbeError::Broken { address, path: path.to_owned(), detail };
+    let began = clock.now();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(error.to_string()))?;
+    let request = http::Request::get(path)
+        .header(http::header::HOST, address.to_string())
+        .header(http::header::USER_AGENT, concat!("lockgate/", env!("CARGO_PKG_VERSION"), " (health check)"))
+        .header("x-forwarded-proto", "https")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| broken(error.to_string()))?;
+    let asked = async {
+        let response =
+            sender.send_request(request).await.map_err(|error| broken(crate::error::chain(&error)))?;
+        let (parts, body) = response.into_parts();
+        if expected.contains(parts.status.as_u16()) {
+            return Ok(());
+        }
+        // A body that breaks off changes nothing about the verdict; what came of it is enough.
+        let body = Limited::new(body, BODY_BYTES_MAX)
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
+        Err(ProbeError::Status {
+            address,
+            path: path.to_owned(),
+            status: parts.status.as_u16(),
+            expected,
+            location: parts
+                .headers
+                .get(http::header::LOCATION)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned),
+            begin: String::from_utf8_lossy(&body[..body.len().min(120)]).escape_debug().to_string(),
+            elapsed_ms: clock.now().duration_since(began).as_millis(),
+        })
+    };
+    tokio::pin!(asked);
+    tokio::select! {
+        answer = &mut asked => answer,
+        // The connection's end comes with the answer or instead of it; the answer tells which.
+        _ = connection => asked.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_is_told_apart_by_where_it_leads() {
+        let remedy = |location: Option<&str>| {
+            let error = ProbeError::Status {
+                address: ([127, 0, 0, 1], 80).into(),
+                path: "/up".to_owned(),
+                status: 301,
+                expected: StatusRange::default(),
+                location: location.map(str::to_owned),
+                begin: String::new(),
+                elapsed_ms: 1,
+            };
+            error.remedy()
+        };
+        for https in ["https://a.test/up", "HTTPS://a.test/"] {
+            assert!(remedy(Some(https)).contains("redirects its health check to https"), "{https}");
+        }
+        for elsewhere in ["/login", "http://a.test/", "é"] {
+            assert!(remedy(Some(elsewhere)).contains("health.status to 200-399"), "{elsewhere}");
+        }
+        assert!(remedy(None).contains("make /up answer 200-299"));
+    }
+}

@@ -1,0 +1,300 @@
+//! The access log: one line for each request, written by a thread of its own.
+//!
+//! Workers never wait for it: what finds the queue full is dropped and counted. What strangers wrote is cut to a
+//! length, its control characters are escaped, and secrets in a query are left out.
+
+mod combined;
+mod json;
+
+use std::fs::OpenOptions;
+use std::io::{self, BufWriter, Write};
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, Request, Version, header};
+use jiff::SignedDuration;
+
+use crate::clock::{Clock, Timestamp};
+
+use super::client::Client;
+use super::exchange::Exchange;
+use super::plane::StartError;
+use super::settings::{AccessLogFormat, AccessLogSink};
+
+/// Lines that may wait to be written.
+const QUEUE: usize = 8192;
+
+/// Bytes of a field that a client wrote.
+const FIELD_MAX: usize = 1024;
+
+/// Query parameters whose values stay out of the log.
+const SECRETS: [&str; 13] = [
+    "access_token",
+    "api_key",
+    "apikey",
+    "auth",
+    "code",
+    "key",
+    "lockgate_link",
+    "passwd",
+    "password",
+    "secret",
+    "sig",
+    "signature",
+    "token",
+];
+
+/// The workers' side of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct AccessLog {
+    lines: SyncSender<Vec<u8>>,
+    format: AccessLogFormat,
+}
+
+/// What only the log wants to know of a request.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    client_ip: IpAddr,
+    host: String,
+    path: String,
+    query: Option<String>,
+    user_agent: Option<String>,
+    referer: Option<String>,
+    version: Version,
+    request_on_connection: u32,
+    pub(super) trace_id: Option<String>,
+    /// How often the request was sent to a target.
+    attempts: u32,
+    /// When the last attempt began.
+    attempted: Instant,
+    /// How long it waited for a held backend, until now and since the wait that goes on began.
+    held: Duration,
+    held_since: Option<Instant>,
+    /// Of the route table that led to the last target.
+    generation: Option<u64>,
+    /// How the connection that the answer came over was got.
+    link: Option<Link>,
+    /// Why the request, or the last attempt, failed.
+    error: Option<String>,
+}
+
+/// An upstream connection.
+#[derive(Clone, Copy, Debug)]
+enum Link {
+    New { connected_in: Duration },
+    Reused,
+}
+
+/// One request that is over, with all that is told of it.
+struct Entry<'a> {
+    exchange: &'a Exchange,
+    logged: &'a Logged,
+    now: Instant,
+}
+
+/// Opens the log and starts its writer.
+///
+/// # Errors
+/// If the file cannot be opened or the thread not started.
+pub(crate) fn open(
+    sink: &AccessLogSink,
+    format: AccessLogFormat,
+) -> Result<(Option<AccessLog>, Option<JoinHandle<()>>), StartError> {
+    let out: Box<dyn Write + Send> = match sink {
+        AccessLogSink::Off => return Ok((None, None)),
+        AccessLogSink::Stdout => Box::new(io::stdout()),
+        AccessLogSink::File(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            Box::new(file.map_err(|source| StartError::AccessLog { path: path.clone(), source })?)
+        }
+    };
+    let (sender, receiver) = sync_channel(QUEUE);
+    let writer = std::thread::Builder::new().name("access-log".to_owned());
+    let writer = writer.spawn(move || write_all(&receiver, BufWriter::with_capacity(64 * 1024, out)));
+    let writer = writer.map_err(|source| StartError::AccessLog { path: "a thread".into(), source })?;
+    Ok((Some(AccessLog { lines: sender, format }), Some(writer)))
+}
+
+/// Writes lines until the last worker is gone; flushes whenever none is waiting.
+fn write_all(lines: &Receiver<Vec<u8>>, mut out: BufWriter<Box<dyn Write + Send>>) {
+    let mut failed = false;
+    while let Ok(first) = lines.recv() {
+        let mut written = out.write_all(&first);
+        while let Ok(line) = lines.try_recv() {
+            written = written.and_then(|()| out.write_all(&line));
+        }
+        written = written.and_then(|()| out.flush());
+        if let Err(error) = written
+            && !std::mem::replace(&mut failed, true)
+        {
+            tracing::warn!(%error, "the access log cannot be written; lines are lost");
+        }
+    }
+}
+
+impl AccessLog {
+    /// Logs a request that ended at `now`, or counts that there was no room.
+    pub(crate) fn write(&self, exchange: &Exchange, now: Instant) {
+        let Some(logged) = &exchange.logged else { return };
+        let entry = Entry { exchange, logged, now };
+        let mut line = match self.format {
+            AccessLogFormat::Json => json::line(&entry),
+            AccessLogFormat::Combined => combined::line(&entry),
+        };
+        line.push(b'\n');
+        if self.lines.try_send(line).is_err() {
+            exchange.client.worker.cells().access_log_dropped.add(1);
+        }
+    }
+}
+
+impl Logged {
+    pub(crate) fn of<B>(request: &Request<B>, client: &Client, now: Instant) -> Box<Self> {
+        let headers = request.headers();
+        Box::new(Self {
+            client_ip: client.address(headers),
+            host: host_of(request),
+            path: printable(request.uri().path().as_bytes()),
+            query: request.uri().query().map(|query| printable(without_secrets(query).as_bytes())),
+            user_agent: text_of(headers, &header::USER_AGENT),
+            referer: text_of(headers, &header::REFERER).map(|referer| match referer.split_once('?') {
+                Some((page, query)) => format!("{page}?{}", without_secrets(query)),
+                None => referer,
+            }),
+            version: request.version(),
+            ..Self::unread(client, now)
+        })
+    }
+
+    /// Of a head that could not be read.
+    pub(crate) fn unread(client: &Client, now: Instant) -> Self {
+        Self {
+            client_ip: client.peer.address,
+            host: String::new(),
+            path: String::new(),
+            query: None,
+            user_agent: None,
+            referer: None,
+            version: Version::HTTP_11,
+            request_on_connection: client.requests.get(),
+            trace_id: None,
+            attempts: 0,
+            attempted: now,
+            held: Duration::ZERO,
+            held_since: None,
+            generation: None,
+            link: None,
+            error: None,
+        }
+    }
+
+    /// It waits for a held backend from `now` on.
+    pub(crate) fn hold(&mut self, now: Instant) {
+        self.held_since = Some(now);
+    }
+
+    /// It does not wait any more.
+    pub(crate) fn unhold(&mut self, now: Instant) {
+        self.held = self.held_until(now);
+        self.held_since = None;
+        self.attempted = now;
+    }
+
+    fn held_until(&self, now: Instant) -> Duration {
+        self.held + self.held_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// The request is sent to a target, which a route of `generation` led to.
+    pub(crate) fn attempt(&mut self, generation: u64, clock: &dyn Clock) {
+        if self.attempts > 0 {
+            self.attempted = clock.now();
+        }
+        self.attempts += 1;
+        self.generation = Some(generation);
+    }
+
+    /// The target answered, over a connection that was opened for it in `connected_in`, or kept.
+    pub(crate) fn reached(&mut self, resent: u32, connected_in: Option<Duration>) {
+        self.attempts += resent;
+        self.link = Some(connected_in.map_or(Link::Reused, |connected_in| Link::New { connected_in }));
+    }
+
+    pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) {
+        self.error = Some(printable(crate::error::chain(error).as_bytes()));
+    }
+}
+
+impl Entry<'_> {
+    /// When the request began.
+    fn began(&self) -> Timestamp {
+        let worker = &self.exchange.client.worker;
+        worker.clock.wall() - SignedDuration::try_from(self.took()).unwrap_or_default()
+    }
+
+    fn took(&self) -> Duration {
+        self.now.saturating_duration_since(self.exchange.started)
+    }
+
+    fn protocol(&self) -> &'static str {
+        if self.logged.version == Version::HTTP_10 { "1.0" } else { "1.1" }
+    }
+}
+
+/// The host that routes: the target's, if it has one, without a name and password before it.
+fn host_of<B>(request: &Request<B>) -> String {
+    match request.uri().authority() {
+        Some(authority) => {
+            let authority = authority.as_str();
+            printable(authority.rsplit_once('@').map_or(authority, |(_user, host)| host).as_bytes())
+        }
+        None => text_of(request.headers(), &header::HOST).unwrap_or_default(),
+    }
+}
+
+fn text_of(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
+    headers.get(name).map(HeaderValue::as_bytes).map(printable)
+}
+
+/// Text that may stand in any log: cut to length, without control characters and marks that turn its direction.
+fn printable(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for character in String::from_utf8_lossy(&bytes[..bytes.len().min(FIELD_MAX)]).chars() {
+        let turns = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if character.is_control() || turns {
+            text.extend(character.escape_unicode());
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
+fn without_secrets(query: &str) -> String {
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if SECRETS.contains(&name.to_ascii_lowercase().as_str()) => {
+            format!("{name}=[redacted]")
+        }
+        _ => pair.to_owned(),
+    });
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i4_what_strangers_write_cannot_forge_a_line_or_show_a_secret() {
+        assert_eq!(
+            printable("a\r\nb\u{1b}[31m\u{202e}\u{85}ä".as_bytes()),
+            "a\\u{d}\\u{a}b\\u{1b}[31m\\u{202e}\\u{85}ä"
+        );
+        assert_eq!(printable(&[b'x'; 2000]).len(), FIELD_MAX);
+        assert_eq!(
+            without_secrets("a=1&Token=x&password=&tokens=2"),
+            "a=1&Token=[redacted]&password=[redacted]&tokens=2"
+        );
+    }
+}

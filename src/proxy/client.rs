@@ -1,0 +1,250 @@
+//! One client connection: what it is doing, who is at its other end, and which route it used last.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tokio::io::{Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::routing::backend::Cut;
+use crate::routing::{Backend, HostMatch, HostName};
+use crate::upstream::{Abort, Activity, LocalBackend, Phase, Read, Upstreams};
+
+use super::error::ForwardError;
+use super::headers::Peer;
+use super::raw_heads::RawHeads;
+use super::tunnel::Upgrade;
+use super::unsent;
+use super::worker::Worker;
+
+/// One client connection.
+pub(crate) struct Client {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) activity: Rc<Activity>,
+    pub(crate) peer: Peer,
+    /// The route that was used last; most connections use one.
+    memo: RefCell<Option<Rc<Memo>>>,
+    /// Polls of its task, to tell whether two things happened in one.
+    pub(crate) polls: Cell<u32>,
+    /// Requests begun on it.
+    pub(crate) requests: Cell<u32>,
+    /// The end of the connection is to be seen as a failure: the end of a response that began is missing.
+    pub(crate) is_cut: Cell<bool>,
+    /// What the connection becomes once hyper is done with it.
+    pub(crate) upgrade: RefCell<Option<Upgrade>>,
+    /// The socket, which hyper reads and writes through [`super::io::ClientIo`].
+    pub(crate) socket: RefCell<Option<TcpStream>>,
+    pub(crate) raw_heads: RefCell<RawHeads>,
+    /// hyper has a response of ours to write, or a part of one.
+    is_answering: Cell<bool>,
+    /// The status of the answer that hyper gave by itself, and that was kept back.
+    withheld: Cell<Option<StatusCode>>,
+    /// The client sent more than the request that is being served.
+    has_more: Cell<bool>,
+    /// The request that is being served, for what is told of it if it is cut.
+    current: RefCell<Current>,
+}
+
+struct Current {
+    began: Instant,
+    method: Method,
+    host: HeaderValue,
+}
+
+/// A resolved host name, valid for one generation of the route table.
+pub(crate) struct Memo {
+    pub(crate) generation: u64,
+    authority: HeaderValue,
+    pub(crate) found: Arc<HostMatch>,
+    /// The backend that was used last.
+    last: RefCell<Option<Rc<LocalBackend>>>,
+}
+
+impl Memo {
+    /// The local side of `backend`.
+    pub(crate) fn backend(&self, backend: &Arc<Backend>, upstreams: &Upstreams) -> Rc<LocalBackend> {
+        let mut last = self.last.borrow_mut();
+        match &*last {
+            Some(local) if Arc::ptr_eq(&local.backend, backend) => Rc::clone(local),
+            Some(_) | None => Rc::clone(last.insert(upstreams.backend(backend))),
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn new(worker: &Rc<Worker>, peer: Peer, socket: TcpStream) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            activity: Rc::new(Activity::new(Rc::clone(&worker.now))),
+            peer,
+            memo: RefCell::default(),
+            polls: Cell::new(0),
+            requests: Cell::new(0),
+            is_cut: Cell::new(false),
+            upgrade: RefCell::default(),
+            socket: RefCell::new(Some(socket)),
+            raw_heads: RefCell::default(),
+            is_answering: Cell::new(false),
+            withheld: Cell::new(None),
+            has_more: Cell::new(false),
+            current: RefCell::new(Current {
+                began: worker.clock.now(),
+                method: Method::GET,
+                host: HeaderValue::from_static(""),
+            }),
+        }
+    }
+
+    /// Whose request it is: what trusted proxies say of it is believed.
+    pub(crate) fn address(&self, headers: &HeaderMap) -> IpAddr {
+        self.peer.client(headers, &self.worker.settings.trusted_proxies)
+    }
+
+    /// Bytes came from the client.
+    pub(crate) fn read(&self, bytes: &[u8]) {
+        match self.activity.read() {
+            Read::HeadBegins => self.raw_heads.borrow_mut().begin(bytes),
+            Read::HeadGoesOn => self.raw_heads.borrow_mut().go_on(bytes),
+            Read::Other => {}
+        }
+    }
+
+    /// hyper has a request, whose response it will write.
+    pub(crate) fn answering(&self) {
+        self.is_answering.set(true);
+    }
+
+    /// hyper has nothing more to write for now.
+    pub(crate) fn flushed(&self) {
+        if self.activity.phase() == Phase::Idle {
+            self.is_answering.set(false);
+        }
+    }
+
+    /// Keeps back what hyper writes while there is no response of ours: its own answer to a head that it cannot read,
+    /// which has no reason, no id and no body.
+    pub(crate) fn withholds(&self, written: &[u8]) -> bool {
+        if self.is_answering.get() {
+            return false;
+        }
+        let status = written.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok());
+        self.withheld.set(self.withheld.get().or(status));
+        true
+    }
+
+    /// Why hyper gave up a connection whose head it could not read, if nobody told the client yet.
+    pub(crate) fn unread(&self) -> Option<ForwardError> {
+        if self.is_answering.get() {
+            return None;
+        }
+        Some(match self.withheld.get() {
+            Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => ForwardError::HeadTooLarge,
+            Some(StatusCode::URI_TOO_LONG) => ForwardError::TargetTooLong,
+            Some(_) | None => ForwardError::BadRequest("The request's head is malformed."),
+        })
+    }
+
+    /// The routes of `authority`. The one that was used last answers for one comparison, but only as long as the
+    /// route table is the one it was read from.
+    pub(crate) fn resolve(&self, authority: &HeaderValue) -> Result<Rc<Memo>, ForwardError> {
+        let generation = self.worker.routing.generation();
+        if let Some(memo) = &*self.memo.borrow()
+            && (memo.generation == generation || crate::fault::sabotaged("cache_without_generation"))
+            && memo.authority == *authority
+        {
+            self.worker.cells().memo_hits.add(1);
+            return Ok(Rc::clone(memo));
+        }
+        self.worker.cells().memo_misses.add(1);
+        let name = authority.to_str().ok().and_then(|text| HostName::from_authority(text).ok());
+        let name = name.ok_or(ForwardError::BadRequest("The host name is not valid."))?;
+        let (generation, found) = self.worker.routing.resolve(&name).ok_or(ForwardError::NoRoute)?;
+        // A copy: what was received is a slice of the read buffer, and would keep all of it for as long as the
+        // connection lives.
+        let authority = HeaderValue::from_bytes(authority.as_bytes()).unwrap_or_else(|_| authority.clone());
+        self.current.borrow_mut().host = authority.clone();
+        let memo = Rc::new(Memo { generation, authority, found, last: RefCell::default() });
+        self.memo.replace(Some(Rc::clone(&memo)));
+        Ok(memo)
+    }
+
+    /// Looks how its reader gets on with a response that it holds up.
+    pub(crate) fn look_at_reader(&self) {
+        if self.activity.awaits_reader()
+            && let Some(socket) = &*self.socket.borrow()
+            && let Ok(unsent) = unsent::bytes(socket)
+        {
+            self.activity.look_at_reader(unsent);
+        }
+    }
+
+    /// Looks whether the client of a held request is still there. Its body is not read, and hides the end of what it
+    /// sent from [`Client::poll_gone`].
+    pub(crate) fn look_at_held(&self) {
+        if self.activity.phase() != Phase::Held || !self.activity.is_receiving() {
+            return;
+        }
+        let socket = self.socket.borrow();
+        let Some(socket) = &*socket else { return };
+        if !matches!(socket.take_error(), Ok(None)) {
+            return self.activity.ask(Abort::ClientGone);
+        }
+        let ready = pin!(socket.ready(Interest::READABLE));
+        if let Poll::Ready(Ok(ready)) = ready.poll(&mut Context::from_waker(Waker::noop()))
+            && ready.is_read_closed()
+        {
+            self.activity.half_closed();
+        }
+    }
+
+    /// Looks whether the client is still there while its request is served: ready when it is gone.
+    ///
+    /// hyper does not look, so that a client that closed its side gets its answer. What the client sent beyond its
+    /// request is left for hyper, and then there is nothing more to see.
+    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let waits = matches!(
+            self.activity.phase(),
+            Phase::Request | Phase::Held | Phase::Response | Phase::EventStream
+        );
+        if !waits || self.activity.is_receiving() || self.has_more.get() {
+            return Poll::Pending;
+        }
+        let mut byte = [MaybeUninit::uninit()];
+        let socket = self.socket.borrow();
+        let Some(socket) = &*socket else { return Poll::Pending };
+        match ready!(socket.poll_peek(cx, &mut ReadBuf::uninit(&mut byte))) {
+            Ok(0) => self.activity.half_closed(),
+            Ok(_) => self.has_more.set(true),
+            Err(_reset) => return Poll::Ready(()),
+        }
+        Poll::Pending
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(&self, now: Instant, method: &Method) {
+        self.requests.set(self.requests.get().wrapping_add(1));
+        self.has_more.set(false);
+        let mut current = self.current.borrow_mut();
+        current.began = now;
+        current.method = method.clone();
+    }
+
+    /// The request that is being served, as something that was ended at `now`.
+    pub(crate) fn as_cut(&self, is_stream: bool, now: Instant) -> Cut {
+        let current = self.current.borrow();
+        Cut {
+            stream: is_stream,
+            method: current.method.to_string(),
+            host: String::from_utf8_lossy(current.host.as_bytes()).into_owned(),
+            age: now.saturating_duration_since(current.began),
+        }
+    }
+}

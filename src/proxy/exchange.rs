@@ -1,0 +1,317 @@
+//! One request from its first byte to the last byte of its response: what is counted and logged of it, and the
+//! guard that keeps its target in service.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use crate::telemetry::{BackendCells, FailedBy};
+use crate::upstream::{Abort, Answer, LocalBackend, LocalTarget, Phase, RequestGuard};
+
+use super::access_log::Logged;
+use super::client::Client;
+use super::headers::{X_REQUEST_ID, X_ROBOTS_TAG};
+use super::request_id::is_request_id;
+use super::trace;
+
+/// One request. Dropping it is its end: it is counted, logged, and its guard is let go.
+pub(crate) struct Exchange {
+    pub(crate) client: Rc<Client>,
+    pub(crate) started: Instant,
+    pub(crate) id: HeaderValue,
+    pub(crate) method: Method,
+    pub(crate) version: Version,
+    pub(crate) has_body: bool,
+    pub(crate) backend: Option<Rc<LocalBackend>>,
+    pub(crate) target: Option<Rc<LocalTarget>>,
+    pub(crate) guard: Option<RequestGuard>,
+    pub(crate) status: StatusCode,
+    pub(crate) response_bytes: u64,
+    /// When the head of the response came.
+    pub(crate) responded: Option<Instant>,
+    /// And in which poll of the connection.
+    responded_in: u32,
+    pub(crate) is_stream: bool,
+    /// When it went on that had waited for its backend to serve.
+    released: Option<Instant>,
+    /// What the route puts on the response.
+    pub(crate) mark: Mark,
+    /// What only the access log wants to know; `None` if there is none.
+    pub(crate) logged: Option<Box<Logged>>,
+    pub(crate) end: End,
+}
+
+/// What the route of a request puts on its response.
+pub(crate) enum Mark {
+    None,
+    /// It was reached by an ephemeral label: search engines have no business there.
+    Preview,
+    /// The cookie of a visitor that is new to a split.
+    Visitor(HeaderValue),
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Not yet.
+    Open,
+    /// The response ended as it should.
+    Complete,
+    /// Lockgate answered itself, with this code.
+    Own(&'static str),
+    /// The upstream ended in the middle of its response.
+    Truncated,
+}
+
+impl Mark {
+    pub(crate) fn put_on(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::None => {}
+            Self::Preview => {
+                headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
+            }
+            Self::Visitor(cookie) => {
+                headers.append(header::SET_COOKIE, cookie.clone());
+            }
+        }
+    }
+}
+
+impl Exchange {
+    pub(crate) fn begin(client: &Rc<Client>, request: &Request<Incoming>) -> Self {
+        let worker = &client.worker;
+        let started = worker.clock.now();
+        let kept = if client.peer.is_trusted() { request.headers().get(X_REQUEST_ID) } else { None };
+        let id = match kept.filter(|id| is_request_id(id)) {
+            Some(id) => id.clone(),
+            None => worker.ids.make(started),
+        };
+        client.begin(started, request.method());
+        worker.retries.earn();
+        let logged = worker.access_log.is_some().then(|| Logged::of(request, client, started));
+        let mut exchange = Self::new(client, started, id, request.method().clone(), logged);
+        exchange.version = request.version();
+        exchange.has_body = !request.body().is_end_stream();
+        exchange
+    }
+
+    /// A head that was not understood, or not there in time. Nobody knows what it asked for.
+    pub(crate) fn unread(client: &Rc<Client>) -> Self {
+        let worker = &client.worker;
+        let started = worker.clock.now();
+        let logged = worker.access_log.is_some().then(|| Box::new(Logged::unread(client, started)));
+        let method = Method::from_bytes(b"-").unwrap_or_default();
+        Self::new(client, started, worker.ids.make(started), method, logged)
+    }
+
+    fn new(
+        client: &Rc<Client>,
+        started: Instant,
+        id: HeaderValue,
+        method: Method,
+        logged: Option<Box<Logged>>,
+    ) -> Self {
+        Self {
+            client: Rc::clone(client),
+            started,
+            id,
+            method,
+            version: Version::HTTP_11,
+            has_body: false,
+            backend: None,
+            target: None,
+            guard: None,
+            // What stands in the log of a client that left before the response.
+            status: StatusCode::from_u16(499).unwrap_or_default(),
+            response_bytes: 0,
+            responded: None,
+            responded_in: 0,
+            is_stream: false,
+            released: None,
+            mark: Mark::None,
+            logged,
+            end: End::Open,
+        }
+    }
+
+    /// What the upstream answered has come whole, or it has not.
+    fn count(&self) {
+        let worker = &self.client.worker;
+        let number = worker.number;
+        // Most responses come whole with their head: then this is the same moment, and asking for the time is not free.
+        let now = match self.responded {
+            Some(at) if self.responded_in == self.client.polls.get() => at,
+            Some(_) | None => worker.clock.now(),
+        };
+        let cells = match &self.backend {
+            Some(local) => local.backend.stats.of(number),
+            None => worker.telemetry.unmatched.of(number),
+        };
+        cells.respond(&self.method, self.status);
+        cells.request_bytes.add(self.request_bytes());
+        cells.response_bytes.add(self.response_bytes);
+        if self.is_stream {
+            self.judge(cells, None);
+            cells.streams.add(1);
+        } else {
+            let first_byte = self.responded.map(|at| at.saturating_duration_since(self.started));
+            self.judge(cells, self.responded);
+            cells.took(first_byte, now.saturating_duration_since(self.started));
+        }
+        match self.end {
+            End::Own(code) => worker.cells().own_answer(code),
+            End::Truncated => worker.cells().own_answer("upstream_truncated"),
+            End::Open | End::Complete => {}
+        }
+        if let Some(log) = &worker.access_log {
+            log.write(self, now);
+        }
+    }
+
+    /// Counts it for or against the version that served it.
+    fn judge(&self, cells: &BackendCells, responded: Option<Instant>) {
+        match (self.failed_by(), responded) {
+            (Some(by), _) => cells.fail(by),
+            (None, Some(responded)) if self.end == End::Complete => {
+                // What was held waited for Lockgate, not for the application.
+                let asked = self.released.unwrap_or(self.started);
+                cells.answered(responded.saturating_duration_since(asked));
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Whose fault it is that the client did not get a whole answer.
+    fn failed_by(&self) -> Option<FailedBy> {
+        match self.end {
+            End::Truncated => Some(FailedBy::App),
+            End::Own("drain_cut") => Some(FailedBy::Us),
+            // Ended from outside in the middle of the response.
+            End::Open if self.responded.is_some() => match self.client.activity.abort() {
+                Some(Abort::ResponseIdle) => Some(FailedBy::App),
+                Some(Abort::Cut | Abort::Shutdown) => Some(FailedBy::Us),
+                Some(
+                    Abort::Idle
+                    | Abort::HeadTimeout
+                    | Abort::BodyTimeout
+                    | Abort::ResponseTimeout
+                    | Abort::ReaderTooSlow
+                    | Abort::ClientGone,
+                )
+                | None => self.failed_by_status(),
+            },
+            End::Open | End::Complete | End::Own(_) => self.failed_by_status(),
+        }
+    }
+
+    fn failed_by_status(&self) -> Option<FailedBy> {
+        if !self.status.is_server_error() {
+            return None;
+        }
+        let by_app =
+            ["connect_failed", "connect_timeout", "upstream_malformed", "upstream_reset", "upstream_timeout"];
+        Some(match self.end {
+            End::Own(code) if !by_app.contains(&code) => FailedBy::Us,
+            End::Own(_) | End::Open | End::Complete | End::Truncated => FailedBy::App,
+        })
+    }
+
+    /// Bytes of the request's body.
+    pub(crate) fn request_bytes(&self) -> u64 {
+        if self.has_body { self.client.activity.request_bytes() } else { 0 }
+    }
+
+    /// It waits for a held backend.
+    pub(crate) fn hold(&mut self, backend: &Rc<LocalBackend>, now: Instant) {
+        if let Some(logged) = &mut self.logged {
+            logged.hold(now);
+        }
+        self.backend = Some(Rc::clone(backend));
+        self.client.activity.enter(Phase::Held);
+    }
+
+    /// It goes on.
+    pub(crate) fn unhold(&mut self, now: Instant) {
+        if let Some(logged) = &mut self.logged {
+            logged.unhold(now);
+        }
+        self.released = Some(now);
+        self.client.activity.enter(Phase::Request);
+    }
+
+    /// A target serves it.
+    pub(crate) fn serve(
+        &mut self,
+        backend: &Rc<LocalBackend>,
+        target: &Rc<LocalTarget>,
+        guard: Option<RequestGuard>,
+        generation: u64,
+    ) {
+        if let Some(logged) = &mut self.logged {
+            logged.attempt(generation, &*self.client.worker.clock);
+        }
+        self.backend = Some(Rc::clone(backend));
+        self.target = Some(Rc::clone(target));
+        self.guard = guard;
+        self.client.activity.serve_by(target);
+    }
+
+    /// What goes upstream has these `headers`.
+    pub(crate) fn trace(&mut self, headers: &HeaderMap) {
+        if let Some(logged) = &mut self.logged {
+            logged.trace_id = trace::trace_id(headers).map(str::to_owned);
+        }
+    }
+
+    /// Its target answered.
+    pub(crate) fn reached(&mut self, answer: &Answer) {
+        if let Some(logged) = &mut self.logged {
+            logged.reached(answer.resent, answer.connection.connected_in());
+        }
+    }
+
+    /// It failed, or a target failed it.
+    pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) {
+        if let Some(logged) = &mut self.logged {
+            logged.failed(error);
+        }
+    }
+
+    /// Both sides agreed to another protocol: a stream from here on.
+    pub(crate) fn upgraded(&mut self) {
+        self.status = StatusCode::SWITCHING_PROTOCOLS;
+        self.is_stream = true;
+        self.guard = self.guard.take().map(RequestGuard::into_stream);
+        self.client.activity.enter(Phase::Tunnel);
+    }
+
+    /// The response head is passed on; its body follows.
+    pub(crate) fn respond(&mut self, status: StatusCode, is_event_stream: bool) {
+        self.status = status;
+        self.responded = Some(self.client.worker.clock.now());
+        self.responded_in = self.client.polls.get();
+        self.is_stream = is_event_stream;
+        if is_event_stream {
+            self.guard = self.guard.take().map(RequestGuard::into_stream);
+            self.client.activity.enter(Phase::EventStream);
+        } else {
+            self.client.activity.enter(Phase::Response);
+        }
+        if crate::fault::sabotaged("guard_at_headers") {
+            self.guard = None;
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.client.activity.end_request();
+        // Where the end of the connection is the end of the body, an end in order would hide that bytes are missing.
+        let is_unfinished = matches!(self.end, End::Open | End::Truncated);
+        self.client.is_cut.set(is_unfinished && self.version == Version::HTTP_10);
+        self.count();
+    }
+}

@@ -1,0 +1,162 @@
+//! When a request is sent to a target once more, and how it is addressed each time.
+//!
+//! A refusal by a gate is no failure: the route is resolved again and the client does not notice. After a failure
+//! the request goes out again only if none of it was written; `upstream` has its own rule for kept connections.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use http::{HeaderValue, Request, Uri};
+
+use crate::routing::table::RouteMatch;
+use crate::upstream::{LocalBackend, LocalTarget, RequestBody, UpstreamError};
+
+use super::client::Client;
+use super::error::ForwardError;
+use super::{headers, validate};
+
+/// Refusals of one request after which it is told to come back later. One is usual during a cutover; more mean
+/// that gates are closed without another route being published.
+const REFUSALS_MAX: u32 = 16;
+
+/// Tries after the first.
+const RETRIES_MAX: u32 = 2;
+
+/// One request in so many may be tried again.
+const REQUESTS_PER_RETRY: u32 = 5;
+
+/// Retries that can be saved up.
+const BUDGET_MAX: u32 = 20 * REQUESTS_PER_RETRY;
+
+/// A worker's allowance of retries, so that they cannot multiply the load of a target that is failing.
+#[derive(Debug)]
+pub(crate) struct RetryBudget(Cell<u32>);
+
+/// What was tried for one request.
+#[derive(Default)]
+pub(crate) struct Tries {
+    refused: u32,
+    retried: u32,
+    /// The last target that failed.
+    pub(crate) failed: Option<Rc<LocalTarget>>,
+    /// The target as it came, if a route's prefix was stripped from it.
+    original: Option<Uri>,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self(Cell::new(BUDGET_MAX))
+    }
+}
+
+impl RetryBudget {
+    /// A request was made.
+    pub(crate) fn earn(&self) {
+        if self.0.get() < BUDGET_MAX {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    fn spend(&self) -> bool {
+        let Some(left) = self.0.get().checked_sub(REQUESTS_PER_RETRY) else { return false };
+        self.0.set(left);
+        true
+    }
+}
+
+impl Tries {
+    /// The path that decides the route: as the client sent it.
+    pub(crate) fn path<'a>(&'a self, request: &'a Request<RequestBody>) -> &'a str {
+        self.original.as_ref().unwrap_or_else(|| request.uri()).path()
+    }
+
+    /// A gate was closed. The new table is there already; only if it leads to a closed gate as well, others get
+    /// their turn first.
+    pub(crate) async fn refused(&mut self, client: &Client) -> Result<(), ForwardError> {
+        self.refused += 1;
+        client.worker.cells().gate_refusals.add(1);
+        if self.refused >= REFUSALS_MAX {
+            return Err(ForwardError::Draining);
+        }
+        if self.refused > 1 {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// A hold ended: the table leads to something else by now. As with gates, only so often.
+    pub(crate) fn released(&mut self) -> Result<(), ForwardError> {
+        self.refused += 1;
+        if self.refused >= REFUSALS_MAX { Err(ForwardError::Draining) } else { Ok(()) }
+    }
+
+    /// Puts on what depends on the route.
+    pub(crate) fn address(
+        &mut self,
+        request: &mut Request<RequestBody>,
+        route: &RouteMatch<'_>,
+        client: &Client,
+        generation: u64,
+    ) {
+        if let Some(original) = self.original.take() {
+            *request.uri_mut() = original;
+        }
+        if route.route.strip {
+            let original = request.uri().clone();
+            let stripped = route.route.prefix.strip(original.path()).into_owned();
+            *request.uri_mut() = validate::origin_form(original.clone(), Some(stripped));
+            self.original = Some(original);
+        }
+        let headers = request.headers_mut();
+        match route.label.map(HeaderValue::from_str) {
+            Some(Ok(label)) => drop(headers.insert(headers::LABEL, label)),
+            Some(Err(_)) | None if self.is_first() => {}
+            Some(Err(_)) | None => drop(headers.remove(headers::LABEL)),
+        }
+        if client.worker.settings.debug_generation {
+            headers.insert(headers::GENERATION, HeaderValue::from(generation));
+        }
+    }
+
+    /// Whether the request, of which nothing was written if it is `unsent`, may go out once more.
+    ///
+    /// # Errors
+    /// Why not, which is what the client is told.
+    pub(crate) fn again(
+        &mut self,
+        client: &Client,
+        (error, is_unsent): (UpstreamError, bool),
+        backend: &LocalBackend,
+        target: &Rc<LocalTarget>,
+        generation: u64,
+    ) -> Result<(), ForwardError> {
+        let worker = &client.worker;
+        let is_retired = matches!(error, UpstreamError::Retired);
+        // What a broken request led to is not the target's fault.
+        if !is_retired && client.activity.body_fault().is_none() {
+            worker.blame(backend, target);
+        }
+        // A static service is nobody's instance.
+        if matches!(error, UpstreamError::Connect(_)) && backend.backend.stats.labels.is_some() {
+            worker.routing.doubt();
+        }
+        let has_other = backend.targets.len() > 1 || worker.routing.generation() != generation;
+        let may_retry = is_retired && self.refused < REFUSALS_MAX
+            || has_other && self.retried < RETRIES_MAX && worker.retries.spend();
+        if !is_unsent || !may_retry {
+            return Err(ForwardError::Upstream(error));
+        }
+        if is_retired {
+            self.refused += 1;
+        } else {
+            self.retried += 1;
+            worker.cells().retries.add(1);
+        }
+        self.failed = Some(Rc::clone(target));
+        Ok(())
+    }
+
+    fn is_first(&self) -> bool {
+        self.refused == 0 && self.retried == 0
+    }
+}

@@ -1,0 +1,151 @@
+//! Serves one client connection from its first byte to its orderly end.
+
+use std::future::Future;
+use std::io::Write as _;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::upstream::{Abort, Phase};
+
+use super::client::Client;
+use super::error::ForwardError;
+use super::io::ClientIo;
+use super::tunnel;
+use super::worker::{Admitted, Worker};
+
+/// What is read of a client that is still sending, so that it gets to read the answer; and for how long.
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
+
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\
+    cache-control: no-store\r\nlockgate-reason: too_many_connections\r\nretry-after: 1\r\n\r\n";
+
+/// How hyper's part of a connection ended.
+enum Ended {
+    /// With what was read and not used.
+    Done(Bytes),
+    Failed,
+    /// On a head that is none, and that nobody answered.
+    Unread(ForwardError, hyper::Error),
+    Aborted(Abort),
+}
+
+/// Closes a connection that is not served. It is told why, if it is there to read it; nothing is waited for.
+pub(crate) fn turn_away(stream: TcpStream) {
+    if let Ok(mut stream) = stream.into_std() {
+        let _read_or_not = stream.write(TOO_MANY);
+    }
+}
+
+/// Serves requests until either side closes.
+pub(crate) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
+    let Admitted { stream, peer, place: _place } = admitted;
+    let client = Rc::new(Client::new(&worker, peer, stream));
+    let _listed = worker.list(&client);
+    match drive(&client).await {
+        Ended::Done(read) => {
+            let upgrade = client.upgrade.borrow_mut().take();
+            // What follows hyper's part is rare, and boxed: every connection would carry the room for it.
+            if let Some(upgrade) = upgrade {
+                Box::pin(tunnel::run(&client, upgrade, read)).await;
+            } else if client.activity.is_receiving() {
+                Box::pin(end(&client, b"")).await;
+            }
+        }
+        Ended::Failed | Ended::Aborted(_) if client.is_cut.get() => reset(&client),
+        Ended::Failed => Box::pin(end(&client, b"")).await,
+        Ended::Unread(error, cause) => {
+            Box::pin(end(&client, &super::refuse_unread(&client, &error, &cause))).await;
+        }
+        Ended::Aborted(Abort::HeadTimeout) => {
+            let error = ForwardError::Aborted(Abort::HeadTimeout);
+            Box::pin(end(&client, &super::refuse_unread(&client, &error, &error))).await;
+        }
+        Ended::Aborted(_) => {}
+    }
+}
+
+async fn drive(client: &Rc<Client>) -> Ended {
+    let io = TokioIo::new(ClientIo(Rc::clone(client)));
+    let service = service_fn(|request: Request<Incoming>| {
+        // Before the first poll: from here on half a close is not the end.
+        client.activity.begin_request(!request.body().is_end_stream());
+        client.answering();
+        client.raw_heads.borrow_mut().pass(request.body().size_hint().exact());
+        super::handle(Rc::clone(client), request)
+    });
+    let limits = &client.worker.settings.limits;
+    let connection = http1::Builder::new()
+        .max_header_size(limits.head_bytes)
+        .header_read_timeout(None)
+        .half_close(true)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection.without_shutdown());
+    std::future::poll_fn(|cx| {
+        let activity = &client.activity;
+        activity.keep_waker(cx.waker());
+        client.polls.set(client.polls.get().wrapping_add(1));
+        // A request without a response yet ends by itself, with an answer.
+        let before = activity.abort().filter(|_| !matches!(activity.phase(), Phase::Request | Phase::Held));
+        if let Some(abort) = before {
+            return Poll::Ready(Ended::Aborted(abort));
+        }
+        match connection.as_mut().poll(cx) {
+            Poll::Ready(Ok(parts)) => Poll::Ready(Ended::Done(parts.read_buf)),
+            Poll::Ready(Err(error)) => {
+                let is_malformed = error.is_parse() || error.is_parse_too_large();
+                Poll::Ready(match client.unread() {
+                    Some(unread) if is_malformed => Ended::Unread(unread, error),
+                    Some(_) | None => Ended::Failed,
+                })
+            }
+            Poll::Pending => match activity.abort() {
+                Some(abort) => Poll::Ready(Ended::Aborted(abort)),
+                None => client.poll_gone(cx).map(|()| Ended::Aborted(Abort::ClientGone)),
+            },
+        }
+    })
+    .await
+}
+
+/// Ends the connection so that nobody takes it for an end in order.
+fn reset(client: &Client) {
+    if let Some(stream) = client.socket.borrow_mut().take() {
+        // If it cannot be reset it is gone already.
+        let _or_gone = stream.set_zero_linger();
+    }
+}
+
+/// Ends the connection so that the client gets to read what was written to it: a socket that is closed with
+/// unread bytes resets the connection, and takes the answer along.
+async fn end(client: &Client, last_words: &[u8]) {
+    let Some(mut stream) = client.socket.borrow_mut().take() else { return };
+    let lingered = async {
+        stream.write_all(last_words).await?;
+        stream.shutdown().await?;
+        let mut scratch = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            let read = stream.read(&mut scratch).await?;
+            if read == 0 {
+                break;
+            }
+            left = left.saturating_sub(read);
+        }
+        std::io::Result::Ok(())
+    };
+    // Whether the client read it or not, the connection is over.
+    let _over = tokio::time::timeout(LINGER, lingered).await;
+}

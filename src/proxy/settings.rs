@@ -1,0 +1,163 @@
+//! What the data plane is told: where to listen, whom to believe, and its limits.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::routing::standing::Ejection;
+use crate::upstream::{ConnectLimits, Tick, TickLimits};
+
+/// What the data plane is told. How many workers it has is `Routing::workers`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxySettings {
+    /// Where every worker listens, for plain HTTP/1.1.
+    pub listen: Vec<SocketAddr>,
+    /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed and appended to.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The name under which this proxy appears in `Via`; none leaves `Via` out.
+    pub via: Option<String>,
+    pub access_log: AccessLogSink,
+    pub access_log_format: AccessLogFormat,
+    pub limits: Limits,
+    /// When a target that fails is passed over.
+    pub ejection: Ejection,
+    /// Tells the upstream the route table's generation in `Lockgate-Generation`; for the verifier.
+    pub debug_generation: bool,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AccessLogSink {
+    #[default]
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+/// What a line of the access log looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// One JSON object.
+    #[default]
+    Json,
+    /// As Apache and nginx write it.
+    Combined,
+}
+
+/// Time-outs and sizes. A time-out ends what makes no progress; there is no limit on the whole of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A kept connection without a request.
+    pub keep_alive: Duration,
+    /// A request head, from its first byte to its last.
+    pub head: Duration,
+    /// A client connection on which nothing comes for that long is asked by TCP whether its other end is still there;
+    /// zero: never.
+    pub tcp_keepalive: Duration,
+    /// Between two bytes of a request body.
+    pub body_idle: Duration,
+    /// The least rate, in bytes per second, at which a client sends a request body or takes a response, after
+    /// `body_floor_after` of waiting for it.
+    pub body_floor: u64,
+    pub body_floor_after: Duration,
+    pub connect: Duration,
+    /// From the end of the request to the head of the response.
+    pub response_head: Duration,
+    /// Between two bytes of a response; event streams and upgraded connections have no such limit.
+    pub response_idle: Duration,
+    /// How long a client that closed its side may still wait for the answer. It cannot be told from one that is
+    /// gone until something is written to it.
+    pub half_closed: Duration,
+    /// An upstream connection without use, unless the upstream says otherwise in `Keep-Alive`.
+    pub pool_idle: Duration,
+    /// Over how long WebSockets are spread when they are closed at the end of a drain.
+    pub close_spread: Duration,
+    /// The coarseness of all of these.
+    pub tick: Duration,
+    /// Request line and header fields together, in bytes.
+    pub head_bytes: usize,
+    /// One header field's value, in bytes.
+    pub field_bytes: usize,
+    /// The request target, in bytes.
+    pub target_bytes: usize,
+    /// A request body, in bytes.
+    pub body_bytes: u64,
+    /// Client connections of all workers; the default is four fifths of the process's file descriptors.
+    pub connections: Option<usize>,
+    /// Client connections from one IPv4 address or IPv6 /64 network, to all workers; those of trusted proxies do not
+    /// count. 0 is no limit.
+    pub connections_per_client: usize,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            trusted_proxies: Vec::new(),
+            via: Some("lockgate".to_owned()),
+            access_log: AccessLogSink::Off,
+            access_log_format: AccessLogFormat::Json,
+            limits: Limits::default(),
+            ejection: Ejection::default(),
+            debug_generation: false,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            keep_alive: Duration::from_secs(75),
+            head: Duration::from_secs(10),
+            tcp_keepalive: Duration::from_secs(60),
+            body_idle: Duration::from_secs(60),
+            body_floor: 240,
+            body_floor_after: Duration::from_secs(10),
+            connect: Duration::from_secs(5),
+            response_head: Duration::from_secs(60),
+            response_idle: Duration::from_secs(60),
+            half_closed: Duration::from_secs(5),
+            pool_idle: Duration::from_secs(4),
+            close_spread: Duration::from_secs(3),
+            tick: Duration::from_millis(250),
+            head_bytes: 32 * 1024,
+            field_bytes: 16 * 1024,
+            target_bytes: 8 * 1024,
+            body_bytes: 1024 * 1024 * 1024,
+            connections: None,
+            connections_per_client: 256,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn in_ticks(&self) -> TickLimits {
+        TickLimits {
+            keep_alive: self.ticks(self.keep_alive),
+            head: self.ticks(self.head),
+            body_idle: self.ticks(self.body_idle),
+            response_head: self.ticks(self.response_head),
+            response_idle: self.ticks(self.response_idle),
+            half_closed: self.ticks(self.half_closed),
+            floor_after: self.ticks(self.body_floor_after),
+            floor_per_tick: self.body_floor * u64::try_from(self.tick.as_millis()).unwrap_or(u64::MAX) / 1000,
+        }
+    }
+
+    pub(crate) fn of_connects(&self) -> ConnectLimits {
+        ConnectLimits {
+            connect: self.connect,
+            keep_idle: self.ticks(self.pool_idle),
+            ticks_per_second: self.ticks(Duration::from_secs(1)),
+        }
+    }
+
+    /// `duration` in ticks, rounded up, and never less than one.
+    pub(crate) fn ticks(&self, duration: Duration) -> Tick {
+        let ticks = duration.as_millis().div_ceil(self.tick.as_millis().max(1));
+        // The tick in which a phase begins is already running.
+        Tick::try_from(ticks).unwrap_or(Tick::MAX / 2).saturating_add(1)
+    }
+}

@@ -1,0 +1,76 @@
+//! The rest of a request whose response is over: it goes on as long as the upstream reads and the client sends.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::routing::backend::Cut;
+use crate::upstream::{Connection, LocalTarget, RequestGuard};
+
+use super::client::Client;
+
+/// The uploads of one worker that outlive their responses. They are few; their guards are held until they end.
+#[derive(Default)]
+pub(crate) struct Uploads {
+    tasks: RefCell<JoinSet<()>>,
+    open: RefCell<Vec<Upload>>,
+}
+
+/// Without its client: it may be found here long after it is over, and must not keep a socket open.
+struct Upload {
+    target: Rc<LocalTarget>,
+    /// The request, as it was `at` that moment.
+    cut: Cut,
+    at: Instant,
+    handle: AbortHandle,
+}
+
+impl Uploads {
+    /// Goes on with a request over `connection`.
+    pub(crate) fn go_on(
+        &self,
+        client: &Rc<Client>,
+        mut connection: Box<Connection>,
+        guard: Option<RequestGuard>,
+    ) {
+        let idle: Duration = client.worker.settings.limits.body_idle;
+        let target = Rc::clone(connection.target());
+        let activity = Rc::clone(&client.activity);
+        let mut tasks = self.tasks.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+        let handle = tasks.spawn_local(async move {
+            let _guard = guard;
+            loop {
+                let before = activity.request_bytes();
+                match tokio::time::timeout(idle, connection.sent()).await {
+                    Ok(true) => return connection.release(),
+                    Ok(false) => return,
+                    Err(_elapsed) if activity.request_bytes() == before => return,
+                    Err(_elapsed) => {}
+                }
+            }
+        });
+        let at = client.worker.clock.now();
+        let cut = client.as_cut(false, at);
+        let mut open = self.open.borrow_mut();
+        open.retain(|upload| !upload.handle.is_finished());
+        open.push(Upload { target, cut, at, handle });
+    }
+
+    /// Ends those to `target` and says what was ended `now`.
+    pub(crate) fn cut(&self, target: &Rc<LocalTarget>, now: Instant) -> Vec<Cut> {
+        let mut cuts = Vec::new();
+        self.open.borrow_mut().retain(|upload| {
+            let is_meant = Rc::ptr_eq(&upload.target, target) && !upload.handle.is_finished();
+            if is_meant {
+                upload.handle.abort();
+                let age = upload.cut.age + now.saturating_duration_since(upload.at);
+                cuts.push(Cut { age, ..upload.cut.clone() });
+            }
+            !is_meant && !upload.handle.is_finished()
+        });
+        cuts
+    }
+}

@@ -1,0 +1,288 @@
+//! One worker: a thread with its own runtime, listeners, upstream pools and gate shards.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::clock::Clock;
+use crate::routing::Routing;
+use crate::telemetry::{Telemetry, WorkerCells};
+use crate::upstream::balance::{self, Judge};
+use crate::upstream::{LocalBackend, LocalTarget, Tick, TickLimits, Upstreams};
+
+use super::access_log::AccessLog;
+use super::addresses::{Addresses, Place};
+use super::client::Client;
+use super::headers::{Peer, Via};
+use super::request_id::RequestIds;
+use super::retry::RetryBudget;
+use super::server;
+use super::settings::ProxySettings;
+use super::upload::Uploads;
+
+/// Bytes that a tunnel reads at once.
+const SCRATCH: usize = 64 * 1024;
+
+/// How long a worker waits before it accepts again after an accept failed: file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all connections of one thread share.
+pub(crate) struct Worker {
+    pub(crate) number: usize,
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) settings: Arc<ProxySettings>,
+    pub(crate) clock: Arc<dyn Clock>,
+    started: Instant,
+    pub(crate) now: Rc<Cell<Tick>>,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) ids: RequestIds,
+    pub(crate) via: Option<Via>,
+    pub(crate) retries: RetryBudget,
+    /// Lent to tunnels for one read.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    pub(super) limits: TickLimits,
+    clients: RefCell<HashMap<u64, Rc<Client>>>,
+    next_client: Cell<u64>,
+    pub(crate) uploads: Uploads,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) access_log: Option<AccessLog>,
+    /// `None` if addresses may have any number of connections.
+    addresses: Option<Arc<Addresses>>,
+    /// The generation at the last tick.
+    pub(super) swept_generation: Cell<u64>,
+    is_draining: Cell<bool>,
+}
+
+/// What a worker has in common with the others, and never writes to.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) settings: Arc<ProxySettings>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// When the data plane started: where the workers' milliseconds begin.
+    pub(crate) started: Instant,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) addresses: Option<Arc<Addresses>>,
+}
+
+/// How far the data plane's end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    Serving,
+    /// No new connections; requests in flight end.
+    Draining,
+    /// What is left is ended.
+    Ending,
+}
+
+/// A listening socket and its port. What is set on it, as the option to send without delay, its connections inherit.
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    pub(crate) port: u16,
+}
+
+/// A client's connection, and the port that it came to.
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    port: u16,
+}
+
+/// A connection that is served.
+pub(crate) struct Admitted {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: Peer,
+    /// Among the connections of its address, if they are counted.
+    pub(crate) place: Option<Place>,
+}
+
+/// A client's place in its worker's list, for as long as the connection lives.
+pub(crate) struct Listed {
+    client: Rc<Client>,
+    key: u64,
+}
+
+impl Worker {
+    pub(crate) fn new(number: usize, shared: Shared) -> Self {
+        let Shared { routing, settings, clock, started, telemetry, access_log, addresses } = shared;
+        let now = Rc::new(Cell::new(0));
+        let limits = &settings.limits;
+        Self {
+            number,
+            upstreams: Upstreams::new(
+                number,
+                Rc::clone(&now),
+                Arc::clone(&clock),
+                limits.of_connects(),
+                Arc::clone(&telemetry),
+            ),
+            ids: RequestIds::new(&*clock),
+            via: settings.via.as_deref().and_then(Via::new),
+            retries: RetryBudget::default(),
+            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            limits: limits.in_ticks(),
+            clients: RefCell::default(),
+            next_client: Cell::new(0),
+            uploads: Uploads::default(),
+            telemetry,
+            access_log,
+            addresses,
+            swept_generation: Cell::new(0),
+            is_draining: Cell::new(false),
+            now,
+            routing,
+            settings,
+            clock,
+            started,
+        }
+    }
+
+    /// Admits a connection, unless its address has too many.
+    fn admit(&self, accepted: Accepted) -> Option<Admitted> {
+        let Accepted { stream, peer, port } = accepted;
+        let peer = Peer::new(peer, port, &self.settings.trusted_proxies);
+        let place = match &self.addresses {
+            Some(addresses) if !peer.is_trusted() => match addresses.enter(peer.address) {
+                Some(place) => Some(place),
+                None => {
+                    self.cells().connections_refused.add(1);
+                    tracing::debug!(client = %peer.address, "connection refused: its address has too many");
+                    server::turn_away(stream);
+                    return None;
+                }
+            },
+            Some(_) | None => None,
+        };
+        Some(Admitted { stream, peer, place })
+    }
+
+    /// Whether responses say that their connection closes.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    pub(crate) fn list(self: &Rc<Self>, client: &Rc<Client>) -> Listed {
+        let key = self.next_client.get();
+        self.next_client.set(key + 1);
+        self.clients.borrow_mut().insert(key, Rc::clone(client));
+        self.cells().connections.add(1);
+        Listed { client: Rc::clone(client), key }
+    }
+
+    /// For how many ticks a connection is kept whose upstream keeps it for `seconds`.
+    pub(crate) fn keep_for(&self, seconds: u32) -> Tick {
+        let a_second_less = seconds.saturating_sub(1);
+        self.settings.limits.ticks(Duration::from_secs(u64::from(a_second_less)))
+    }
+
+    /// What the failures of targets mean at `now`.
+    pub(crate) fn judge(&self, now: Instant) -> Judge<'_> {
+        Judge { at: now, started: self.started, ejection: &self.settings.ejection }
+    }
+
+    /// A target failed a request, by refusing the connection, by its answer, or by giving none.
+    pub(crate) fn blame(&self, backend: &LocalBackend, target: &Rc<LocalTarget>) {
+        if balance::failed(backend, target, self.judge(self.clock.now())) {
+            backend.backend.stats.of(self.number).ejections.add(1);
+        }
+    }
+
+    /// What this worker counts.
+    pub(crate) fn cells(&self) -> &WorkerCells {
+        self.telemetry.of(self.number)
+    }
+
+    pub(crate) fn clients(&self) -> Ref<'_, HashMap<u64, Rc<Client>>> {
+        self.clients.borrow()
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let worker = &self.client.worker;
+        worker.cells().connections_ended.add(1);
+        worker.clients.borrow_mut().remove(&self.key);
+        // An upgrade that was not taken up holds its client, which holds it.
+        drop(self.client.upgrade.borrow_mut().take());
+    }
+}
+
+/// Accepts and serves until the data plane ends.
+pub(crate) async fn run(
+    worker: Rc<Worker>,
+    listeners: Vec<Listener>,
+    connections_max: usize,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let mut connections = JoinSet::new();
+    let mut ticks = tokio::time::interval(worker.settings.limits.tick);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut signals = worker.routing.signals();
+    let mut listeners = Some(listeners);
+    loop {
+        let accepts = listeners.as_deref().filter(|_| connections.len() < connections_max);
+        tokio::select! {
+            accepted = accept(accepts.unwrap_or_default()), if accepts.is_some() => match accepted {
+                Ok(accepted) => {
+                    if let Some(admitted) = worker.admit(accepted) {
+                        // Boxed because the task's cell is moved several times, with all that is in it.
+                        connections.spawn_local(Box::pin(server::serve(Rc::clone(&worker), admitted)));
+                    }
+                }
+                Err(_exhausted) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+            Some(ended) = connections.join_next() => report(ended),
+            _ = ticks.tick() => worker.tick(),
+            Ok(()) = signals.changed() => worker.obey(),
+            changed = stage.changed() => {
+                // The data plane's handle was dropped: there is nobody left to serve for.
+                let now = if changed.is_err() { Stage::Ending } else { *stage.borrow_and_update() };
+                match now {
+                    Stage::Serving => {}
+                    Stage::Draining => {
+                        listeners = None;
+                        worker.is_draining.set(true);
+                        worker.refuse_held();
+                    }
+                    Stage::Ending => break,
+                }
+            }
+        }
+        if worker.is_draining() && connections.is_empty() {
+            break;
+        }
+    }
+    worker.end_all();
+    connections.shutdown().await;
+    worker.upstreams.close();
+}
+
+/// Waits for a connection on any of `listeners`.
+async fn accept(listeners: &[Listener]) -> std::io::Result<Accepted> {
+    std::future::poll_fn(|cx| {
+        let mut accepted = listeners.iter().map(|listener| {
+            let accepted = listener.socket.poll_accept(cx);
+            accepted.map_ok(|(stream, peer)| Accepted { stream, peer, port: listener.port })
+        });
+        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
+}
+
+/// A panic ends one connection and no other; it is a fault of ours all the same.
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task panicked");
+    }
+}

@@ -1,0 +1,177 @@
+//! From host name and path to the backend that serves them.
+//!
+//! [`Routing`] holds the route table, one immutable image that is replaced as a whole, and in front of it the
+//! route cache. The data plane reads, one publisher writes; neither waits for the other.
+//!
+//! # Invariants
+//! 1. A reader sees one table; all host names that move together move with one pointer.
+//! 2. The cache never serves what was read from a table older than the published one, also when the read began
+//!    before the swap: entries carry the generation of the table that they were read from.
+//! 3. Once [`Routing::publish`] has returned, every later [`Routing::resolve`] reads the new table.
+//! 4. If one reader got an answer from the new table, no reader that starts later gets one from the old table.
+//!    Therefore `publish` raises the generation *before* it stores the table: from then on every cached entry
+//!    misses, and the pointer's store is the one instant at which all answers change. In the other order a
+//!    reader could still hit an old entry after another reader had missed the cache and seen the new table.
+
+pub mod backend;
+pub mod cache;
+pub mod hold;
+pub mod host;
+pub mod label;
+pub mod path;
+pub mod preview_auth;
+pub mod split;
+pub mod standing;
+pub mod table;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+
+pub use backend::{Backend, Target};
+pub use cache::RouteCache;
+pub use hold::{Hold, HoldEnd, HoldRules, Refusal, WaitingPage};
+pub use host::{HostName, HostPattern};
+pub use table::{HostMatch, Miss, RouteTable, TableEdit, Via};
+
+/// The published routes and the cache in front of them.
+#[derive(Debug)]
+pub struct Routing {
+    generation: AtomicU64,
+    table: ArcSwap<RouteTable>,
+    cache: RouteCache,
+    publishing: Mutex<()>,
+    signal: watch::Sender<u64>,
+    is_doubted: AtomicBool,
+    doubt: Notify,
+    workers: usize,
+}
+
+impl Routing {
+    /// An empty table of generation 0, for a data plane of `workers` threads.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self {
+            generation: AtomicU64::new(0),
+            table: ArcSwap::from_pointee(RouteTable::default()),
+            cache: RouteCache::default(),
+            publishing: Mutex::new(()),
+            signal: watch::Sender::new(0),
+            is_doubted: AtomicBool::new(false),
+            doubt: Notify::new(),
+            workers,
+        }
+    }
+
+    /// How many worker threads the data plane has, and so how many shards a gate needs.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// The generation that a cached answer must carry to be valid.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Forgets what the cache holds of older tables. From time to time, and not on the request path.
+    pub fn sweep_cache(&self) {
+        self.cache.sweep(self.generation());
+    }
+
+    /// The published table. Do not keep it: it stays what it was.
+    #[must_use]
+    pub fn table(&self) -> Arc<RouteTable> {
+        self.table.load_full()
+    }
+
+    /// The routes of `host` and the generation that they were read from; `None` if no route matches.
+    #[must_use]
+    pub fn resolve(&self, host: &HostName) -> Option<(u64, Arc<HostMatch>)> {
+        let generation = self.generation();
+        if let Some(found) = self.cache.find(host, generation) {
+            return Some((generation, found));
+        }
+        let table = self.table.load();
+        let found = Arc::new(table.resolve(host)?);
+        self.cache.insert(host, table.generation(), &found);
+        Some((table.generation(), found))
+    }
+
+    /// Replaces the table by one that `edit` made of it, for all host names at one instant, and returns the new
+    /// generation. Publishers take turns.
+    pub fn publish(&self, edit: impl FnOnce(&mut TableEdit)) -> u64 {
+        let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.table.load_full();
+        let generation = old.generation() + 1;
+        let mut changes = TableEdit::of(&old, generation);
+        edit(&mut changes);
+        // Invariant 4: the generation first.
+        self.generation.store(generation, Ordering::SeqCst);
+        self.table.store(Arc::new(changes.finish()));
+        generation
+    }
+
+    /// Asks every worker to look at its targets' orders (see [`backend::Order`]) now.
+    pub fn signal_workers(&self) {
+        self.signal.send_modify(|count| *count += 1);
+    }
+
+    /// Asks the control plane to look at what runs: an instance refused a connection. All but the first call until
+    /// somebody looks cost one atomic exchange.
+    pub fn doubt(&self) {
+        // Relaxed: nothing is published by it.
+        if !self.is_doubted.swap(true, Ordering::Relaxed) {
+            self.doubt.notify_one();
+        }
+    }
+
+    /// Resolves when [`Routing::doubt`] was called since the last time. For one task.
+    pub async fn doubted(&self) {
+        self.doubt.notified().await;
+        self.is_doubted.store(false, Ordering::Relaxed);
+    }
+
+    /// Changes whenever [`Routing::signal_workers`] is called.
+    #[must_use]
+    pub fn signals(&self) -> watch::Receiver<u64> {
+        self.signal.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::table::tests::{backend, pattern};
+
+    #[test]
+    fn a_publish_outdates_every_cached_answer() {
+        let routing = Routing::new(1);
+        let host: HostName = "a.test".parse().unwrap();
+        let (old, new) = (backend("old"), backend("new"));
+        routing.publish(|edit| edit.route(&pattern("a.test"), "/", &old));
+        let (first, found) = routing.resolve(&host).unwrap();
+        assert!(Arc::ptr_eq(found.routes().paths()[0].backend(), &old));
+        routing.publish(|edit| edit.route(&pattern("a.test"), "/", &new));
+        let (second, found) = routing.resolve(&host).unwrap();
+        assert!(Arc::ptr_eq(found.routes().paths()[0].backend(), &new));
+        assert_eq!((first, second), (1, 2));
+    }
+
+    #[test]
+    fn a_read_that_began_before_a_publish_never_fills_the_cache_for_those_after_it() {
+        let routing = Routing::new(1);
+        let host: HostName = "a.test".parse().unwrap();
+        let (old, new) = (backend("old"), backend("new"));
+        routing.publish(|edit| edit.route(&pattern("a.test"), "/", &old));
+        let slow_reader = routing.table();
+        let read = Arc::new(slow_reader.resolve(&host).unwrap());
+        routing.publish(|edit| edit.route(&pattern("a.test"), "/", &new));
+        routing.cache.insert(&host, slow_reader.generation(), &read);
+        let (_, found) = routing.resolve(&host).unwrap();
+        assert!(Arc::ptr_eq(found.routes().paths()[0].backend(), &new));
+    }
+}

@@ -1,0 +1,133 @@
+//! What routes lead to: the targets that serve one deployment.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::gate::Gate;
+use crate::ids::InstanceId;
+use crate::telemetry::BackendStats;
+
+use super::hold::Hold;
+use super::standing::Standing;
+
+/// The targets of one deployment. Immutable: another set of targets is another backend over the same targets.
+#[derive(Debug)]
+pub struct Backend {
+    pub targets: Box<[Arc<Target>]>,
+    /// Counters and the labels they are shown under.
+    pub stats: Arc<BackendStats>,
+    /// Its requests wait until this ends, whatever targets there are.
+    pub hold: Option<Arc<Hold>>,
+}
+
+/// One instance as the data plane sees it.
+#[derive(Debug)]
+pub struct Target {
+    pub id: InstanceId,
+    pub address: SocketAddr,
+    /// Admits requests and counts them.
+    pub gate: Arc<Gate>,
+    /// Admits upstream connections and counts them: closed before the instance gets its stop signal.
+    pub connections: Arc<Gate>,
+    /// How it answered of late.
+    pub standing: Standing,
+    healthy: AtomicBool,
+    order: AtomicU8,
+    cuts: Mutex<Vec<Cut>>,
+}
+
+/// What the workers are to do with what they still have open to a target. Each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Order {
+    /// Serve.
+    Serve = 0,
+    /// Close idle connections, and busy ones as they come free.
+    CloseIdle = 1,
+    /// The drain deadline of requests has passed: abort them.
+    CutRequests = 2,
+    /// The drain deadline of streams comes near: send WebSockets a close frame (1012), each at its own moment.
+    CloseStreams = 3,
+    /// It has passed: abort them.
+    CutStreams = 4,
+}
+
+/// Something that outlived its drain deadline and was ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub stream: bool,
+    pub method: String,
+    pub host: String,
+    pub age: Duration,
+}
+
+impl Backend {
+    /// A backend that serves.
+    #[must_use]
+    pub fn new(targets: Box<[Arc<Target>]>, stats: Arc<BackendStats>) -> Self {
+        Self { targets, stats, hold: None }
+    }
+
+    /// The same, held.
+    #[must_use]
+    pub fn held(self, hold: Arc<Hold>) -> Self {
+        Self { hold: Some(hold), ..self }
+    }
+}
+
+impl Target {
+    /// A healthy target with open gates, one shard for each of `workers`.
+    #[must_use]
+    pub fn new(id: InstanceId, address: SocketAddr, workers: usize) -> Self {
+        Self {
+            id,
+            address,
+            gate: Arc::new(Gate::new(workers)),
+            connections: Arc::new(Gate::new(workers)),
+            standing: Standing::default(),
+            healthy: AtomicBool::new(true),
+            order: AtomicU8::new(0),
+            cuts: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Whether it may be chosen while a healthy one is there.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Takes it into rotation or out of it.
+    pub fn set_healthy(&self, healthy: bool) {
+        self.healthy.store(healthy, Ordering::Relaxed);
+    }
+
+    /// What the workers are to do now.
+    #[must_use]
+    pub fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Serve,
+            1 => Order::CloseIdle,
+            2 => Order::CutRequests,
+            3 => Order::CloseStreams,
+            _ => Order::CutStreams,
+        }
+    }
+
+    /// Gives the workers an order; they look at it when [`super::Routing::signal_workers`] is called.
+    pub fn set_order(&self, order: Order) {
+        self.order.store(order as u8, Ordering::Release);
+    }
+
+    /// Written by the worker that ended it.
+    pub fn record_cut(&self, cut: Cut) {
+        self.cuts.lock().unwrap_or_else(PoisonError::into_inner).push(cut);
+    }
+
+    /// All that was cut since the last call.
+    pub fn take_cuts(&self) -> Vec<Cut> {
+        std::mem::take(&mut *self.cuts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,107 @@
+//! Named volumes with our labels: made when an instance needs them, removed when somebody asks for it.
+
+use std::collections::HashMap;
+
+use bollard::models::{Mount, MountType, Volume as Found, VolumeCreateRequest};
+use bollard::query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptions};
+
+use super::container::{APP, ENVIRONMENT, LOCKGATE};
+use super::engine::{Engine, EngineError, QUICK, SLOW};
+use super::network;
+use crate::ids::LockgateId;
+use crate::runtime::{InstanceSpec, RuntimeError, Volume, VolumeScope};
+
+/// Of a preview's volume.
+const LABEL: &str = "lockgate.label";
+
+/// What of the instance's volumes is put where. Nothing of the host is.
+pub(super) fn mounts(lockgate: LockgateId, spec: &InstanceSpec) -> Vec<Mount> {
+    let mount = |volume: &Volume| Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(name(lockgate, spec, volume)),
+        target: Some(volume.path.clone()),
+        read_only: Some(volume.read_only),
+        ..Mount::default()
+    };
+    spec.volumes.iter().map(mount).collect()
+}
+
+/// Sees to it that each volume is there and ours: a mount would make one without labels.
+pub(super) async fn ensure(
+    engine: &Engine,
+    lockgate: LockgateId,
+    spec: &InstanceSpec,
+) -> Result<(), RuntimeError> {
+    for volume in &spec.volumes {
+        let name = name(lockgate, spec, volume);
+        let request = VolumeCreateRequest {
+            name: Some(name.clone()),
+            labels: Some(labels(lockgate, spec)),
+            ..VolumeCreateRequest::default()
+        };
+        // One that is there already is answered as it is.
+        let made = engine.call(SLOW, "volume create", engine.client()?.create_volume(request)).await;
+        let made = made.map_err(|cause| refused("create", &name, cause))?;
+        if made.labels.get(LOCKGATE) != Some(&lockgate.to_string()) {
+            let detail =
+                "the name is taken by a volume that is not of this Lockgate: remove that one".to_owned();
+            return Err(RuntimeError::Volume { action: "create", volume: name, detail });
+        }
+    }
+    Ok(())
+}
+
+/// Removes the volumes of `scope`; those that a container has stay, and the first of them is the error.
+pub(super) async fn remove(
+    engine: &Engine,
+    lockgate: LockgateId,
+    scope: &VolumeScope,
+) -> Result<(), RuntimeError> {
+    let wanted = vec![format!("{LOCKGATE}={lockgate}"), format!("{APP}={}", scope.app)];
+    let filters = HashMap::from([("label", wanted)]);
+    let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+    let listed = engine.call(QUICK, "volume list", engine.client()?.list_volumes(Some(options))).await?;
+    let mut removed = Ok(());
+    for volume in listed.volumes.into_iter().flatten().filter(|found| is_in(found, scope)) {
+        let removal = engine.client()?.remove_volume(&volume.name, None::<RemoveVolumeOptions>);
+        match engine.call(SLOW, "volume remove", removal).await {
+            Ok(()) | Err(EngineError::Answer { status: 404, .. }) => {}
+            Err(cause) => removed = removed.and_then(|()| Err(refused("remove", &volume.name, cause))),
+        }
+    }
+    removed
+}
+
+fn is_in(volume: &Found, scope: &VolumeScope) -> bool {
+    let Some((environment, label)) = &scope.of else { return true };
+    let has = |name: &str| volume.labels.get(name).map(String::as_str);
+    has(ENVIRONMENT) == Some(environment.as_str()) && has(LABEL) == label.as_ref().map(|label| label.as_str())
+}
+
+/// The network's name and what tells one volume there from the others. Labels have no dots.
+fn name(lockgate: LockgateId, spec: &InstanceSpec, volume: &Volume) -> String {
+    let environment = network::name(lockgate, &spec.app, &spec.environment);
+    match &spec.label {
+        None => format!("{environment}.{}", volume.name),
+        Some(label) => format!("{environment}.{label}.{}", volume.name),
+    }
+}
+
+fn labels(lockgate: LockgateId, spec: &InstanceSpec) -> HashMap<String, String> {
+    let mut labels = HashMap::from([
+        (LOCKGATE.to_owned(), lockgate.to_string()),
+        (APP.to_owned(), spec.app.to_string()),
+        (ENVIRONMENT.to_owned(), spec.environment.to_string()),
+    ]);
+    labels.extend(spec.label.as_ref().map(|label| (LABEL.to_owned(), label.to_string())));
+    labels
+}
+
+fn refused(action: &'static str, volume: &str, cause: EngineError) -> RuntimeError {
+    match cause {
+        EngineError::Answer { message, .. } => {
+            RuntimeError::Volume { action, volume: volume.to_owned(), detail: message }
+        }
+        unavailable @ EngineError::Unavailable(_) => unavailable.into(),
+    }
+}

@@ -1,0 +1,343 @@
+//! Wiring: the only module that knows all parts. Start, reload, shut down.
+//!
+//! The order of a start: store → its routes and the static services published → listeners open → runtime, and what a restart left to
+//! do → apps of the configuration → admin. Requests are served before anything else is done.
+
+mod reload;
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Admin, ListenError};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{AccessLog, Config, Diagnostics, LimitsConfig};
+use crate::deploy::{Options, Orchestrator, Published};
+use crate::error::chain;
+use crate::ids::{InstanceId, LockgateId};
+use crate::proxy::{AccessLogFormat, AccessLogSink, DataPlane, Limits, ProxySettings, StartError};
+use crate::routing::Routing;
+use crate::runtime::{Runtime, RuntimeError};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Store, StoreError};
+
+use crate::telemetry::ControlStats;
+use reload::Reloader;
+
+/// How long requests in flight may go on when the process ends.
+const GRACE: Duration = Duration::from_secs(30);
+/// For operations to reach a step where a restart goes on.
+const ENGINE_GRACE: Duration = Duration::from_secs(5);
+/// For calls of the admin API that are being carried out.
+const MUTATIONS_GRACE: Duration = Duration::from_secs(2);
+/// Reloads that wait for one that runs.
+const RELOADS_MAX: usize = 16;
+
+/// A lockgate that runs in this process.
+#[derive(Debug)]
+pub struct Running {
+    plane: DataPlane,
+    engine: Orchestrator,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+    mutations: TaskTracker,
+    admin_address: Option<SocketAddr>,
+    hangups: mpsc::Sender<()>,
+}
+
+/// Why lockgate does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the configuration is not valid\n{0}")]
+    Config(Diagnostics),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error("{}", chain(.0))]
+    Proxy(#[from] StartError),
+    #[error("{}", chain(.0))]
+    Admin(#[from] ListenError),
+    #[error("the configuration is not applied: {0}")]
+    Apply(String),
+    #[error("signals cannot be received")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs until it is told to stop: `lockgate serve`.
+///
+/// # Errors
+/// Why it did not start.
+pub async fn run(config_path: &Path) -> Result<(), ServeError> {
+    log_to_stderr();
+    let config =
+        crate::config::load(config_path, &|name| std::env::var(name).ok()).map_err(ServeError::Config)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
+    let running = start(config, Some(config_path.to_owned()), false).await?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => running.reload(),
+        }
+    }
+    info!("shutting down; instances go on");
+    let again = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::select! {
+        () = running.shutdown(GRACE) => {}
+        // What is journaled is resumed at the next start, as after a crash.
+        () = again => warn!("told to stop a second time: what is in flight is cut"),
+    }
+    Ok(())
+}
+
+/// Starts all parts. With `config_path` the file is watched; with `debug_generation` upstreams are told the generation
+/// of the route table.
+///
+/// # Errors
+/// Why it did not start; nothing goes on running then.
+pub async fn start(
+    config: Config,
+    config_path: Option<PathBuf>,
+    debug_generation: bool,
+) -> Result<Running, ServeError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let stats = Arc::new(ControlStats::default());
+    let sqlite = SqliteStore::open(&config.data_dir, Arc::clone(&clock))?;
+    let of_writes = Arc::clone(&stats);
+    sqlite.observe_writes(move |took| of_writes.store_committed(took));
+    let store: Arc<dyn Store> = Arc::new(sqlite);
+    let routing = Arc::new(Routing::new(workers(config.workers)));
+    let published = Published::of_store(Arc::clone(&store), Arc::clone(&routing), Arc::clone(&clock)).await?;
+    let services = reload::services_of(&config, store.as_ref(), &routing).await.map_err(ServeError::Apply)?;
+    published.set_services(services);
+    // All routes are published by now: nothing that is let in finds an empty table.
+    let plane = crate::proxy::start(proxy_settings(&config, debug_generation), &routing, &clock)?;
+    info!(listen = ?plane.addresses(), "serving");
+    // Whatever the engine does, or does not do, costs no request.
+    let (engine, runtime) = control_plane(&config, published, store.lockgate_id(), &clock, &stats).await?;
+    let (reload, requests) = mpsc::channel(RELOADS_MAX);
+    let admin = Arc::new(Admin {
+        store: Arc::clone(&store),
+        engine: engine.clone(),
+        routing: Arc::clone(&routing),
+        telemetry: Arc::clone(plane.telemetry()),
+        stats: Arc::clone(&stats),
+        output: Arc::new(Outputs(runtime)),
+        clock: Arc::clone(&clock),
+        reload,
+        listen: plane.addresses().to_vec(),
+        failures: admin::Failures::default(),
+        mutations: TaskTracker::new(),
+    });
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let reloader = Reloader::new(
+        config.clone(),
+        config_path,
+        engine.clone(),
+        Arc::clone(&routing),
+        Arc::clone(&store),
+        stats,
+    );
+    reloader.apply_first().await.map_err(ServeError::Apply)?;
+    // Whoever reaches the admin API finds the apps of the configuration.
+    let admin_address = listen_admin(&config, &admin, &stop, &mut tasks).await?;
+    let (hangups, hung_up) = mpsc::channel(1);
+    tasks.spawn(reloader.keep(requests, hung_up, stop.clone()));
+    Ok(Running { plane, engine, stop, tasks, mutations: admin.mutations.clone(), admin_address, hangups })
+}
+
+async fn control_plane(
+    config: &Config,
+    published: Published,
+    lockgate: LockgateId,
+    clock: &Arc<dyn Clock>,
+    stats: &Arc<ControlStats>,
+) -> Result<(Orchestrator, Arc<dyn Runtime>), ServeError> {
+    let runtime = crate::runtime::select(
+        config.runtime,
+        config.docker_socket.clone(),
+        lockgate,
+        &config.data_dir,
+        Arc::clone(clock),
+    )
+    .await?;
+    let options = Options {
+        apex: config.apex.clone(),
+        ephemeral_ttl: config.ephemeral.default_ttl,
+        ephemeral_sweep_every: config.ephemeral.sweep_every,
+        ephemeral_max_per_app: config.ephemeral.max_per_app,
+        reserved_labels: config.ephemeral.reserved_labels.clone(),
+        preview_auth: config.ephemeral.preview_auth.clone(),
+        history_keep: config.history.keep,
+        stats: Arc::clone(stats),
+    };
+    let engine = published.begin(Arc::clone(&runtime), options).await?;
+    Ok((engine, runtime))
+}
+
+async fn listen_admin(
+    config: &Config,
+    admin: &Arc<Admin>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Result<Option<SocketAddr>, ServeError> {
+    let socket = admin::bind_socket(&config.admin_socket)?;
+    tasks.spawn(admin::serve_socket(socket, Arc::clone(admin), stop.clone()));
+    let Some(address) = config.admin_address else { return Ok(None) };
+    let listener = admin::bind_tcp(address).await?;
+    let bound = listener.local_addr().map_err(|source| ListenError::Tcp { address, source })?;
+    tasks.spawn(admin::serve_tcp(listener, Arc::clone(admin), stop.clone()));
+    Ok(Some(bound))
+}
+
+/// What instances write, as the runtime has it.
+#[derive(Debug)]
+struct Outputs(Arc<dyn Runtime>);
+
+impl admin::Output for Outputs {
+    fn follow(&self, instance: InstanceId, lines: usize) -> BoxStream<'static, Result<String, String>> {
+        let runtime = Arc::clone(&self.0);
+        let followed = stream::once(async move { runtime.follow(&instance, lines).await });
+        followed.try_flatten().map_err(|error| chain(&error)).boxed()
+    }
+}
+
+impl Running {
+    /// Where requests are served.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.plane.addresses()
+    }
+
+    /// Where the admin API listens beside its socket.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    fn reload(&self) {
+        match self.hangups.try_send(()) {
+            // One that waits already will see what this one would.
+            Ok(()) | Err(TrySendError::Full(())) => {}
+            Err(TrySendError::Closed(())) => warn!("not reloaded: lockgate is shutting down"),
+        }
+    }
+
+    /// As [`Running::shutdown`], and takes all instances away with it: for a lockgate that is not to come back.
+    pub async fn shutdown_with_instances(self, grace: Duration) {
+        let engine = self.engine.clone();
+        self.shutdown(grace).await;
+        if let Err(error) = engine.remove_instances(grace).await {
+            error!(error = chain(&error), "instances not removed");
+        }
+    }
+
+    /// Stops accepting, lets requests in flight end within `grace`, and ends. Instances go on.
+    pub async fn shutdown(self, grace: Duration) {
+        let Self { plane, engine, stop, mut tasks, mutations, .. } = self;
+        plane.shutdown(grace).await;
+        stop.cancel();
+        engine.shutdown(ENGINE_GRACE).await;
+        mutations.close();
+        if tokio::time::timeout(MUTATIONS_GRACE, mutations.wait()).await.is_err() {
+            warn!(left = mutations.len(), "calls of the admin API cut short");
+        }
+        tasks.shutdown().await;
+    }
+}
+
+fn proxy_settings(config: &Config, debug_generation: bool) -> ProxySettings {
+    ProxySettings {
+        listen: config.http.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
+        access_log: match &config.access_log {
+            AccessLog::Off => AccessLogSink::Off,
+            AccessLog::Stdout => AccessLogSink::Stdout,
+            AccessLog::File(path) => AccessLogSink::File(path.clone()),
+        },
+        access_log_format: match config.access_log_format {
+            crate::config::AccessLogFormat::Json => AccessLogFormat::Json,
+            crate::config::AccessLogFormat::Combined => AccessLogFormat::Combined,
+        },
+        limits: limits(&config.limits),
+        debug_generation,
+        ..ProxySettings::default()
+    }
+}
+
+fn limits(config: &LimitsConfig) -> Limits {
+    let own = Limits::default();
+    let or = |given: Option<crate::settings::Delay>, own| given.map_or(own, |delay| delay.0);
+    Limits {
+        keep_alive: or(config.keep_alive, own.keep_alive),
+        head: or(config.head, own.head),
+        tcp_keepalive: or(config.tcp_keepalive, own.tcp_keepalive),
+        body_idle: or(config.body_idle, own.body_idle),
+        body_floor: config.body_floor.unwrap_or(own.body_floor),
+        body_floor_after: or(config.body_floor_after, own.body_floor_after),
+        connect: or(config.connect, own.connect),
+        response_head: or(config.response_head, own.response_head),
+        response_idle: or(config.response_idle, own.response_idle),
+        half_closed: or(config.half_closed, own.half_closed),
+        pool_idle: or(config.pool_idle, own.pool_idle),
+        close_spread: or(config.close_spread, own.close_spread),
+        head_bytes: config.head_bytes.unwrap_or(own.head_bytes),
+        field_bytes: config.field_bytes.unwrap_or(own.field_bytes),
+        target_bytes: config.target_bytes.unwrap_or(own.target_bytes),
+        body_bytes: config.body_bytes.unwrap_or(own.body_bytes),
+        connections: config.connections.or(own.connections),
+        connections_per_client: config.connections_per_client.unwrap_or(own.connections_per_client),
+        ..own
+    }
+}
+
+fn workers(wanted: usize) -> usize {
+    if wanted > 0 {
+        return wanted;
+    }
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LOCKGATE_LOG")
+        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("info"))
+        // Below that, bollard writes whole requests to the log: the apps' environment with its secrets.
+        .add_directive("bollard=info".parse().expect("it is a directive"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = if std::io::stderr().is_terminal() { builder.try_init() } else { builder.json().try_init() };
+    if let Err(error) = set {
+        // Somebody set a logger before: theirs is used.
+        tracing::debug!(error, "logging was set up already");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_limits_are_those_of_the_data_plane() {
+        let text = include_str!("../config/lockgate.yaml");
+        let documented = crate::config::parse(text, "lockgate.yaml", &|_| None).unwrap();
+        assert_eq!(limits(&documented.limits), Limits::default());
+    }
+}

@@ -1,0 +1,299 @@
+//! Applying the configuration: at the start, and again on a signal, on a change of the file, and by the API.
+//!
+//! One task does it, so that two reloads never mix. A file that is not valid changes nothing.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::admin::ReloadRequest;
+use crate::api::Reloaded;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{AppConfig, Config, HostRule};
+use crate::deploy::{Orchestrator, ServiceRoute};
+use crate::error::chain;
+use crate::ids::{AppName, InstanceId, WorkspaceName};
+use crate::routing::{Backend, Routing, Target};
+use crate::store::{App, AuditEntry, HostRow, Origin, Store};
+use crate::telemetry::{BackendStats, ControlStats};
+
+/// Editors write in several strokes: the file is read when it has been quiet for that long.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Owns what the running configuration is.
+#[derive(Debug)]
+pub(super) struct Reloader {
+    /// What lockgate was started with: sections that wait for a restart are compared with it.
+    started: Config,
+    current: Config,
+    path: Option<PathBuf>,
+    engine: Orchestrator,
+    routing: Arc<Routing>,
+    store: Arc<dyn Store>,
+    stats: Arc<ControlStats>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        current: Config,
+        path: Option<PathBuf>,
+        engine: Orchestrator,
+        routing: Arc<Routing>,
+        store: Arc<dyn Store>,
+        stats: Arc<ControlStats>,
+    ) -> Self {
+        Self { started: current.clone(), current, path, engine, routing, store, stats }
+    }
+
+    /// Applies the configuration that lockgate was started with, but for its services: see [`services_of`].
+    pub(super) async fn apply_first(&self) -> Result<(), String> {
+        self.put_apps(&self.current).await.map(|()| self.count_reload())
+    }
+
+    /// Reloads when asked to, by a signal too, and when one of the files changes, until `stop`.
+    pub(super) async fn keep(
+        mut self,
+        mut requests: mpsc::Receiver<ReloadRequest>,
+        mut hangups: mpsc::Receiver<()>,
+        stop: CancellationToken,
+    ) {
+        let (changed, mut changes) = mpsc::channel(1);
+        let mut watch = self.path.as_ref().and_then(|_| Watch::new(changed));
+        let mut seen = self.look(watch.as_mut());
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                request = requests.recv() => {
+                    let Some(request) = request else { break };
+                    let answer = self.reload().await;
+                    seen = self.look(watch.as_mut());
+                    if request.send(answer).is_err() {
+                        info!("nobody waits for the answer to the reload");
+                    }
+                }
+                Some(()) = hangups.recv() => {
+                    self.reload_for("signal").await;
+                    seen = self.look(watch.as_mut());
+                }
+                Some(()) = changes.recv() => {
+                    tokio::time::sleep(QUIET).await;
+                    while changes.try_recv().is_ok() {}
+                    let now = self.look(watch.as_mut());
+                    if now != seen {
+                        seen = now;
+                        self.reload_for("watch").await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A reload that nobody waits for: the log and the audit trail say how it went.
+    async fn reload_for(&mut self, actor: &str) {
+        let reloaded = self.reload().await;
+        let entry = AuditEntry {
+            id: 0,
+            at: SystemClock.wall(),
+            actor: actor.to_owned(),
+            action: "reload".to_owned(),
+            target: self.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            status: if reloaded.is_ok() { 200 } else { 422 },
+            operation: None,
+        };
+        if let Err(error) = self.store.append_audit(&entry).await {
+            warn!(error = chain(&error), actor, "audit entry of a reload not written");
+        }
+    }
+
+    async fn reload(&mut self) -> Result<Reloaded, String> {
+        let Some(path) = self.path.clone() else { return Err("there is no configuration file".to_owned()) };
+        let loaded =
+            crate::config::load(&path, &|name| std::env::var(name).ok()).map_err(|error| error.to_string());
+        let applied = match loaded {
+            Ok(new) => {
+                let mut reloaded = crate::config::diff(&self.current, &new);
+                reloaded.needs_restart = crate::config::diff(&self.started, &new).needs_restart;
+                self.apply(&new).await.map(|()| {
+                    self.current = new;
+                    reloaded
+                })
+            }
+            Err(diagnostics) => Err(diagnostics),
+        };
+        match &applied {
+            Ok(reloaded) => {
+                self.count_reload();
+                info!(changes = reloaded.changes.len(), needs_restart = ?reloaded.needs_restart, "configuration reloaded");
+            }
+            Err(diagnostics) => {
+                self.stats.reload_refused();
+                warn!(diagnostics, "configuration not applied; what ran before goes on running")
+            }
+        }
+        applied
+    }
+
+    fn count_reload(&self) {
+        self.stats.reloaded(SystemClock.wall().as_duration().as_secs_f64());
+    }
+
+    /// Hands the apps and services to those who run them, all or none. What is live stays live.
+    async fn apply(&self, config: &Config) -> Result<(), String> {
+        self.put_apps(config).await?;
+        self.engine.set_services(services(config, &self.routing));
+        Ok(())
+    }
+
+    async fn put_apps(&self, config: &Config) -> Result<(), String> {
+        let mut apps: Vec<_> = config.apps.iter().map(|(name, app)| store_app(name, app)).collect();
+        let known = self.store.apps().await.map_err(|error| chain(&error))?;
+        refuse_taken(config, &known)?;
+        let is_left_out = |app: &App| app.origin == Origin::Config && !config.apps.contains_key(&app.name);
+        for app in known.into_iter().filter(is_left_out) {
+            warn!(app = %app.name, "the app is no longer in the configuration; it goes on serving, and is the API's now");
+            // What the file gives to another one goes there: an app may be renamed.
+            let taken: Vec<_> = apps.iter().flat_map(|other: &App| other.hosts.clone()).collect();
+            let is_kept = |row: &HostRow| {
+                !taken.iter().any(|other| (&other.host, &other.path) == (&row.host, &row.path))
+            };
+            let hosts = app.hosts.iter().filter(|row| is_kept(row)).cloned().collect();
+            apps.push(App { origin: Origin::Api, hosts, ..app });
+        }
+        self.engine.put_apps(&apps).await.map_err(|denied| chain(&denied))
+    }
+
+    /// Of what the files say that the configuration is made of: a change of their times alone is none. From now on these
+    /// are watched.
+    fn look(&self, watch: Option<&mut Watch>) -> Option<blake3::Hash> {
+        let sources = crate::config::sources(self.path.as_deref()?);
+        if let Some(watch) = watch {
+            watch.follow(&sources);
+        }
+        let mut hasher = blake3::Hasher::new();
+        for source in &sources {
+            // Missing and empty are told apart; and one that is too large is refused by the reload.
+            let text = crate::config::read_source(source);
+            hasher.update(
+                format!("{} {}\0", source.display(), text.as_ref().map_or(0, |text| text.len() + 1))
+                    .as_bytes(),
+            );
+            hasher.update(text.unwrap_or_default().as_bytes());
+        }
+        Some(hasher.finalize())
+    }
+}
+
+/// The static services that lockgate is started with: they need no runtime, and are served before it is asked.
+pub(super) async fn services_of(
+    config: &Config,
+    store: &dyn Store,
+    routing: &Routing,
+) -> Result<Vec<ServiceRoute>, String> {
+    refuse_taken(config, &store.apps().await.map_err(|error| chain(&error))?)?;
+    Ok(services(config, routing))
+}
+
+fn services(config: &Config, routing: &Routing) -> Vec<ServiceRoute> {
+    let mut routes = Vec::new();
+    for (name, service) in &config.services {
+        let workers = routing.workers();
+        let target = |address| Arc::new(Target::new(InstanceId::generate(), address, workers));
+        let targets = service.upstreams.iter().copied().map(target).collect();
+        let stats = Arc::new(BackendStats::for_service(name.as_str(), workers));
+        let backend = Arc::new(Backend::new(targets, stats));
+        routes.extend(service.hosts.iter().map(|rule| ServiceRoute {
+            host: rule.pattern.clone(),
+            prefix: rule.prefix.clone(),
+            strip: rule.strip,
+            backend: Arc::clone(&backend),
+        }));
+    }
+    routes
+}
+
+/// A host of a static service must not be an app's: the file is checked for its own, these are the others.
+fn refuse_taken(config: &Config, known: &[App]) -> Result<(), String> {
+    let others = known.iter().filter(|app| !config.apps.contains_key(&app.name));
+    for (app, row) in others.flat_map(|app| app.hosts.iter().map(move |row| (app, row))) {
+        let is_same =
+            |rule: &HostRule| rule.pattern.to_string() == row.host && rule.prefix.to_string() == row.path;
+        if let Some((name, _)) = config.services.iter().find(|(_, service)| service.hosts.iter().any(is_same))
+        {
+            return Err(format!("services.{name}: host {} belongs to app {}", row.host, app.name));
+        }
+    }
+    Ok(())
+}
+
+/// Tells when something happens in the folders of files: editors and mounted volumes replace files instead of writing
+/// into them.
+struct Watch {
+    watcher: notify::RecommendedWatcher,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Watch {
+    fn new(changed: mpsc::Sender<()>) -> Option<Self> {
+        let told = move |event: notify::Result<notify::Event>| match event {
+            // A full channel means that somebody was told already.
+            Ok(event) if !event.kind.is_access() => drop(changed.try_send(())),
+            Ok(_) | Err(_) => {}
+        };
+        match notify::recommended_watcher(told) {
+            Ok(watcher) => Some(Self { watcher, folders: BTreeSet::new() }),
+            Err(error) => {
+                unwatched(&error);
+                None
+            }
+        }
+    }
+
+    /// Watches the folders of `files`, and no others. One that cannot be watched is tried again the next time.
+    fn follow(&mut self, files: &[PathBuf]) {
+        let wanted: BTreeSet<PathBuf> = files.iter().map(|file| folder(file)).collect();
+        for stale in self.folders.difference(&wanted) {
+            // What cannot be unwatched is gone.
+            drop(self.watcher.unwatch(stale));
+        }
+        self.folders.retain(|folder| wanted.contains(folder));
+        for folder in wanted.difference(&self.folders.clone()) {
+            match self.watcher.watch(folder, RecursiveMode::NonRecursive) {
+                Ok(()) => drop(self.folders.insert(folder.clone())),
+                Err(error) => unwatched(&error),
+            }
+        }
+    }
+}
+
+fn folder(file: &Path) -> PathBuf {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or_else(|| Path::new(".")).to_owned()
+}
+
+fn unwatched(error: &notify::Error) {
+    warn!(
+        error = chain(error),
+        "a file of the configuration is not watched; reload with SIGHUP or `lockgate config reload`"
+    );
+}
+
+fn store_app(name: &AppName, app: &AppConfig) -> App {
+    let host = |rule: &HostRule| HostRow {
+        host: rule.pattern.to_string(),
+        path: rule.prefix.to_string(),
+        strip: rule.strip,
+    };
+    App {
+        workspace: WorkspaceName::default_workspace(),
+        name: name.clone(),
+        hosts: app.hosts.iter().map(host).collect(),
+        settings: app.settings.clone(),
+        origin: Origin::Config,
+    }
+}

@@ -1,0 +1,88 @@
+//! The heart: all that one swap changes, in one transaction.
+
+use rusqlite::{Connection, OptionalExtension, named_params};
+
+use super::column::{At, Count, Text, word};
+use super::transaction::{Done, Stop, not_found};
+use super::{apps, deployments, journal, operations, routes, timers};
+use crate::fault;
+use crate::store::{
+    DeploymentStatus, EventKind, NewEvent, RouteRow, StepEnd, StepOutcome, StoreError, SwapCommitted,
+    SwapPlan,
+};
+
+pub(super) fn commit(connection: &Connection, plan: &SwapPlan) -> Done<SwapCommitted> {
+    let before = apps::require_environment(connection, &plan.app, &plan.environment)?;
+    if before.generation != plan.expected_generation {
+        return Err(
+            StoreError::Outdated { expected: plan.expected_generation, found: before.generation }.into()
+        );
+    }
+    let generation = before.generation + 1;
+    make_ready(connection, plan)?;
+    connection.execute(
+        "UPDATE environments SET live = :to, rolled_back = :rolled_back, split = NULL, generation = :generation
+         WHERE app = :app AND name = :name",
+        named_params! {
+            ":to": Text(plan.to),
+            ":rolled_back": plan.rolled_back,
+            ":generation": Count(generation),
+            ":app": Text(&plan.app),
+            ":name": Text(&plan.environment),
+        },
+    )?;
+    move_routes(connection, plan)?;
+    timers::clear(connection, plan.to)?;
+    if let Some(retire) = &plan.retire {
+        timers::arm(connection, retire)?;
+    }
+    journal_it(connection, plan, generation)?;
+    fault::at("store.commit_swap.before").map_err(|injected| Stop::Unusable(injected.to_string()))?;
+    Ok(SwapCommitted { generation, from: before.live })
+}
+
+/// One that failed, was cancelled or superseded never goes live.
+fn make_ready(connection: &Connection, plan: &SwapPlan) -> Done<()> {
+    let status: Option<DeploymentStatus> = connection
+        .query_row(
+            "SELECT status FROM deployments WHERE id = ?1 AND app = ?2 AND environment = ?3",
+            (Text(plan.to), Text(&plan.app), Text(&plan.environment)),
+            |row| word(row, "status"),
+        )
+        .optional()?;
+    let status = status.ok_or_else(|| not_found("deployment", plan.to))?;
+    if status != DeploymentStatus::Ready
+        && !deployments::set_status(connection, plan.to, DeploymentStatus::Ready, None)?
+    {
+        return Err(not_found("ready deployment", plan.to));
+    }
+    connection.execute("UPDATE deployments SET live_at = ?1 WHERE id = ?2", (At(plan.at), Text(plan.to)))?;
+    Ok(())
+}
+
+/// Those of the plan, and every `live` one of the environment, whether the plan knew of it or not.
+fn move_routes(connection: &Connection, plan: &SwapPlan) -> Done<()> {
+    for row in &plan.routes {
+        let row = RouteRow {
+            host: row.host.clone(),
+            sticky: row.sticky,
+            app: plan.app.clone(),
+            environment: plan.environment.clone(),
+            deployment: Some(plan.to),
+        };
+        routes::refuse_to_unstick(connection, &row)?;
+        routes::put(connection, &row)?;
+    }
+    routes::lead_live(connection, &plan.app, &plan.environment, plan.to)
+}
+
+fn journal_it(connection: &Connection, plan: &SwapPlan, generation: u64) -> Done<()> {
+    operations::set_cutover(connection, plan.operation, &plan.cutover)?;
+    let text = format!("{} serves {}/{}", plan.to, plan.app, plan.environment);
+    let event = NewEvent { operation: plan.operation, kind: EventKind::Cutover, text, at: plan.at };
+    journal::append(connection, &event)?;
+    let end =
+        StepEnd { outcome: StepOutcome::Done, detail: Some(format!("generation {generation}")), at: plan.at };
+    journal::end_step(connection, plan.operation, "swap", &end)?;
+    Ok(())
+}

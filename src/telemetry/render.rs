@@ -1,0 +1,285 @@
+//! The scrape: sums the cells and writes them as OpenMetrics text.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::cells::{BUCKETS, code_of, response_of};
+use super::{BackendCells, BackendStats, Counter, Histogram, TargetEntry, Telemetry, WorkerCells};
+use crate::gate::InFlight;
+
+/// One series' labels.
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+pub(super) fn render(telemetry: &Arc<Telemetry>, register_more: impl FnOnce(&mut Registry)) -> String {
+    let mut registry = Registry::with_prefix("lockgate");
+    register_more(&mut registry);
+    registry.register_collector(Box::new(Scrape(Arc::clone(telemetry))));
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _written = text::encode(&mut out, &registry);
+    out
+}
+
+#[derive(Debug)]
+struct Scrape(Arc<Telemetry>);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let targets = self.0.targets();
+        let mut backends: Vec<Arc<BackendStats>> = vec![Arc::clone(&self.0.unmatched)];
+        let of_targets = targets.iter().filter_map(|target| target.stats.upgrade());
+        for stats in of_targets.chain(self.0.held()) {
+            if !backends.iter().any(|known| Arc::ptr_eq(known, &stats)) {
+                backends.push(stats);
+            }
+        }
+        encode_backends(&backends, &mut encoder)?;
+        encode_targets(&targets, &mut encoder)?;
+        encode_workers(&self.0, &mut encoder)
+    }
+}
+
+fn encode_backends(backends: &[Arc<BackendStats>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Requests by the status that the client got";
+    let mut metric = encoder.encode_descriptor("http_requests", help, None, MetricType::Counter)?;
+    for stats in backends {
+        for ((method, code), count) in responses(stats) {
+            let code = code.to_string();
+            let own = [("method", method), ("code", code.as_str()), ("protocol", "1.1")];
+            counter(&mut metric, &labelled(stats, &own), count)?;
+        }
+    }
+    let help = "From the first byte of a request to the last of its response; streams are left out";
+    histogram(encoder, backends, "http_request_duration", help, |cells| &cells.duration)?;
+    let help = "From the first byte of a request to the head of its response";
+    histogram(encoder, backends, "http_response_first_byte", help, |cells| &cells.first_byte)?;
+    let help = "To connect to a target";
+    histogram(encoder, backends, "upstream_connect_duration", help, |cells| &cells.connects.took)?;
+    for (name, help, of) in BACKEND_COUNTERS {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for stats in backends {
+            counter(&mut metric, &labelled(stats, &[]), sum(stats, of))?;
+        }
+    }
+    let help = "Connections to targets by how connecting went";
+    let mut metric = encoder.encode_descriptor("upstream_connects", help, None, MetricType::Counter)?;
+    for stats in backends {
+        for (result, of) in CONNECTS {
+            counter(&mut metric, &labelled(stats, &[("result", result)]), sum(stats, of))?;
+        }
+    }
+    let help = "Requests sent to targets, repeats included";
+    let mut metric = encoder.encode_descriptor("upstream_requests", help, None, MetricType::Counter)?;
+    for stats in backends {
+        let sent = sum(stats, |cells| &cells.connects.ok) + sum(stats, |cells| &cells.connects.reused);
+        counter(&mut metric, &labelled(stats, &[]), sent)?;
+    }
+    let help = "Requests by the kind of upstream connection they found";
+    let mut metric = encoder.encode_descriptor("upstream_pool_reuse", help, None, MetricType::Counter)?;
+    for stats in backends {
+        for (result, of) in REUSES {
+            counter(&mut metric, &labelled(stats, &[("result", result)]), sum(stats, of))?;
+        }
+    }
+    let help = "Requests that waited for a held backend, or were refused by it";
+    let mut metric = encoder.encode_descriptor("holds", help, None, MetricType::Counter)?;
+    for stats in backends {
+        for (result, of) in HOLDS {
+            counter(&mut metric, &labelled(stats, &[("result", result)]), sum(stats, of))?;
+        }
+    }
+    let help = "Requests that wait for a held backend";
+    let mut metric = encoder.encode_descriptor("held_requests", help, None, MetricType::Gauge)?;
+    for stats in backends {
+        let began = sum(stats, |cells| &cells.holds.began);
+        let waiting = began.saturating_sub(sum(stats, |cells| &cells.holds.ended));
+        metric.encode_family(&labelled(stats, &[]))?.encode_gauge(&signed(waiting))?;
+    }
+    Ok(())
+}
+
+type Of = fn(&BackendCells) -> &Counter;
+
+const HOLDS: [(&str, Of); 3] = [
+    ("released", |cells| &cells.holds.released),
+    ("timed_out", |cells| &cells.holds.timed_out),
+    ("refused", |cells| &cells.holds.refused),
+];
+
+const BACKEND_COUNTERS: [(&str, &str, Of); 4] = [
+    ("http_request_body_bytes", "Bytes of request bodies", |cells| &cells.request_bytes),
+    ("http_response_body_bytes", "Bytes of response bodies", |cells| &cells.response_bytes),
+    ("streams", "Upgraded connections and event streams begun", |cells| &cells.streams),
+    ("upstream_ejections", "Targets passed over for a while because they failed in a row", |cells| {
+        &cells.ejections
+    }),
+];
+
+const CONNECTS: [(&str, Of); 3] = [
+    ("ok", |cells| &cells.connects.ok),
+    ("failed", |cells| &cells.connects.failed),
+    ("timeout", |cells| &cells.connects.timed_out),
+];
+
+const REUSES: [(&str, Of); 2] =
+    [("reused", |cells| &cells.connects.reused), ("stale", |cells| &cells.connects.stale)];
+
+fn encode_targets(targets: &[TargetEntry], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    type Of = fn(InFlight) -> u64;
+    let gauges: [(&str, &str, Of); 2] = [
+        ("in_flight_requests", "Requests that passed a gate and have not ended", |count| count.requests),
+        ("in_flight_streams", "Streams that passed a gate and have not ended", |count| count.streams),
+    ];
+    for (name, help, of) in gauges {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for target in targets {
+            let (Some(stats), Some(gate)) = (target.stats.upgrade(), target.requests.upgrade()) else {
+                continue;
+            };
+            let labels = labelled(&stats, &[("instance", &target.instance)]);
+            metric.encode_family(&labels)?.encode_gauge(&signed(of(gate.in_flight())))?;
+        }
+    }
+    let help = "Open connections to a target";
+    let mut metric = encoder.encode_descriptor("upstream_connections", help, None, MetricType::Gauge)?;
+    for target in targets {
+        let (Some(stats), Some(gate)) = (target.stats.upgrade(), target.connections.upgrade()) else {
+            continue;
+        };
+        let labels = labelled(&stats, &[("instance", &target.instance)]);
+        metric.encode_family(&labels)?.encode_gauge(&signed(gate.in_flight().requests))?;
+    }
+    Ok(())
+}
+
+fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    type Of = fn(&WorkerCells) -> &Counter;
+    let counters: [(&str, &str, Of); 8] = [
+        ("listener_connections", "Client connections accepted", |cells| &cells.connections),
+        ("listener_connections_refused", "Client connections closed: too many from their address", |cells| {
+            &cells.connections_refused
+        }),
+        ("gate_refusals", "Requests that a closed gate sent back to the routes", |cells| {
+            &cells.gate_refusals
+        }),
+        ("retries", "Requests sent to a target once more", |cells| &cells.retries),
+        ("route_memo_hits", "Requests whose connection knew the route", |cells| &cells.memo_hits),
+        ("route_memo_misses", "Requests whose route was looked up", |cells| &cells.memo_misses),
+        ("drain_cut", "Requests and streams ended at their drain deadline", |cells| &cells.cuts),
+        ("access_log_dropped", "Lines that the access log had no room for", |cells| {
+            &cells.access_log_dropped
+        }),
+    ];
+    let sum = |of: Of| telemetry.workers.iter().map(|cells| of(cells).get()).sum::<u64>();
+    for (name, help, of) in counters {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&sum(of), None)?;
+    }
+    let help = "Open client connections";
+    let mut metric = encoder.encode_descriptor("listener_connections_open", help, None, MetricType::Gauge)?;
+    let open = sum(|cells| &cells.connections).saturating_sub(sum(|cells| &cells.connections_ended));
+    metric.encode_gauge(&signed(open))?;
+    let help = "Answers that Lockgate made itself";
+    let mut metric = encoder.encode_descriptor("errors", help, None, MetricType::Counter)?;
+    let mut errors: BTreeMap<&str, u64> = BTreeMap::new();
+    for (key, count) in telemetry.workers.iter().flat_map(|cells| cells.errors.iter()) {
+        *errors.entry(code_of(key)).or_default() += count;
+    }
+    for (code, count) in errors {
+        counter(&mut metric, &vec![("reason", code)], count)?;
+    }
+    Ok(())
+}
+
+fn histogram(
+    encoder: &mut DescriptorEncoder<'_>,
+    backends: &[Arc<BackendStats>],
+    name: &str,
+    help: &str,
+    of: fn(&BackendCells) -> &Histogram,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for stats in backends {
+        let (mut buckets, mut total) = (BUCKETS.map(|bound| (bound, 0)), 0.0);
+        for cells in &stats.workers {
+            of(cells).add_to(&mut buckets, &mut total);
+        }
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let labels = labelled(stats, &[]);
+        metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(total, count, &buckets, None)?;
+    }
+    Ok(())
+}
+
+fn counter(metric: &mut MetricEncoder<'_>, labels: &Labels<'_>, count: u64) -> fmt::Result {
+    metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
+}
+
+fn labelled<'a>(stats: &'a BackendStats, own: &[(&'a str, &'a str)]) -> Labels<'a> {
+    let (environment, deployment) = match &stats.labels {
+        Some(labels) => (labels.environment.as_str(), labels.deployment.as_str()),
+        None => ("", ""),
+    };
+    let mut labels = vec![("app", stats.name()), ("environment", environment), ("deployment", deployment)];
+    labels.extend_from_slice(own);
+    labels
+}
+
+fn responses(stats: &BackendStats) -> BTreeMap<(&'static str, u64), u64> {
+    let mut sums = BTreeMap::new();
+    for (key, count) in stats.workers.iter().flat_map(|cells| cells.responses.iter()) {
+        *sums.entry(response_of(key)).or_default() += count;
+    }
+    sums
+}
+
+fn sum(stats: &BackendStats, of: Of) -> u64 {
+    stats.workers.iter().map(|cells| of(cells).get()).sum()
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{Method, StatusCode};
+
+    use super::*;
+    use crate::gate::Gate;
+
+    #[test]
+    fn what_two_workers_counted_is_shown_together() {
+        let telemetry = Arc::new(Telemetry::new(2));
+        let stats = Arc::new(BackendStats::for_service("a\"b", 2));
+        let (requests, connections) = (Arc::new(Gate::new(2)), Arc::new(Gate::new(2)));
+        telemetry.show_target(&"ins_1", &stats, &requests, &connections);
+        telemetry.show_target(&"ins_1", &stats, &requests, &connections);
+        for worker in 0..2 {
+            stats.of(worker).respond(&Method::GET, StatusCode::OK);
+            stats.of(worker).took(None, Duration::from_millis(3));
+            telemetry.of(worker).own_answer("no_route");
+        }
+        let _held = requests.enter(1).unwrap();
+        let text = telemetry.render();
+        for line in [
+            r#"lockgate_http_requests_total{app="a\"b",environment="",deployment="",method="GET",code="200",protocol="1.1"} 2"#,
+            r#"lockgate_http_request_duration_seconds_bucket{le="0.005",app="a\"b",environment="",deployment=""} 2"#,
+            r#"lockgate_http_request_duration_seconds_bucket{le="0.0025",app="a\"b",environment="",deployment=""} 0"#,
+            r#"lockgate_in_flight_requests{app="a\"b",environment="",deployment="",instance="ins_1"} 1"#,
+            r#"lockgate_errors_total{reason="no_route"} 2"#,
+        ] {
+            assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{line}\n{text}");
+        }
+        drop(stats);
+        assert!(!telemetry.render().contains("ins_1"));
+    }
+}

@@ -1,0 +1,374 @@
+//! What one client connection is doing, in cells that its own task writes and its worker's sweep reads.
+//!
+//! A timer for each request would cost more than the request; so time is a tick that the worker counts, a byte
+//! moved is one store, and one sweep per tick finds what is overdue. Everything here stays on one thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+
+use super::body::BodyFault;
+use super::target::LocalTarget;
+
+/// Coarse time of one worker: ticks since its start.
+pub(crate) type Tick = u32;
+
+/// What a client connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No byte of a request has come.
+    Idle,
+    /// A request head has begun.
+    Head,
+    /// A request is being served, and its response has not begun.
+    Request,
+    /// A request waits for a held backend; its body is not read meanwhile.
+    Held,
+    /// The response's body flows.
+    Response,
+    /// The response is an event stream.
+    EventStream,
+    /// The connection was upgraded.
+    Tunnel,
+}
+
+/// What bytes that came from a client belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    HeadBegins,
+    HeadGoesOn,
+    /// A body, a tunnel.
+    Other,
+}
+
+/// Why a connection or its request is ended from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Abort {
+    /// Nothing came on a kept connection, or the worker is shutting down.
+    Idle,
+    /// The head did not come in time.
+    HeadTimeout,
+    /// The client's body stopped coming, or came too slowly.
+    BodyTimeout,
+    /// The upstream did not answer in time.
+    ResponseTimeout,
+    /// The response's body stopped moving.
+    ResponseIdle,
+    /// The client reads the response too slowly.
+    ReaderTooSlow,
+    /// The client closed its side and the answer was too long in coming.
+    ClientGone,
+    /// It outlived its drain deadline.
+    Cut,
+    /// The worker ends.
+    Shutdown,
+}
+
+/// The cells. One request at a time: an HTTP/1.1 connection serves its requests in order.
+pub(crate) struct Activity {
+    now: Rc<Cell<Tick>>,
+    phase: Cell<Phase>,
+    /// When the phase began.
+    since: Cell<Tick>,
+    /// When a byte last moved, in either direction.
+    progress: Cell<Tick>,
+    /// The client closed its side, and when.
+    half_closed: Cell<Option<Tick>>,
+    /// The request has a body that has not come whole.
+    is_receiving: Cell<bool>,
+    /// That body is being passed on: what the client sends is not the head of another request.
+    is_passing: Cell<bool>,
+    /// The request's body is waited for.
+    awaits_client: Cell<bool>,
+    /// Ticks spent waiting for it, and what came of it.
+    awaited: Cell<Tick>,
+    received: Cell<u64>,
+    body_fault: Cell<Option<BodyFault>>,
+    /// The client's socket is full: it has to read first.
+    awaits_reader: Cell<bool>,
+    /// Bytes that the socket took.
+    written: Cell<u64>,
+    reader: Cell<Reader>,
+    abort: Cell<Option<Abort>>,
+    /// When a WebSocket is to be closed from our side.
+    close_at: Cell<Option<Tick>>,
+    waker: RefCell<Option<Waker>>,
+    target: RefCell<Option<Rc<LocalTarget>>>,
+}
+
+/// How a client reads while its socket is full, in the present phase.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reader {
+    /// Ticks for which it was waited for.
+    awaited: Tick,
+    /// Bytes that it had taken of all that was written, when that began and at the last look.
+    from: u64,
+    taken: u64,
+}
+
+/// Bytes that a reader may be behind its least rate: what a connection buffers on its way moves in pieces.
+const READER_SLACK: u64 = 64 * 1024;
+
+impl Activity {
+    pub(crate) fn new(now: Rc<Cell<Tick>>) -> Self {
+        let tick = now.get();
+        Self {
+            now,
+            phase: Cell::new(Phase::Idle),
+            since: Cell::new(tick),
+            progress: Cell::new(tick),
+            half_closed: Cell::new(None),
+            is_receiving: Cell::new(false),
+            is_passing: Cell::new(false),
+            awaits_client: Cell::new(false),
+            awaited: Cell::new(0),
+            received: Cell::new(0),
+            body_fault: Cell::new(None),
+            awaits_reader: Cell::new(false),
+            written: Cell::new(0),
+            reader: Cell::default(),
+            abort: Cell::new(None),
+            close_at: Cell::new(None),
+            waker: RefCell::new(None),
+            target: RefCell::new(None),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        let now = self.now.get();
+        self.since.set(now);
+        self.progress.set(now);
+        self.reader.take();
+    }
+
+    /// A request begins; nothing of its body, if it has one, has come.
+    pub(crate) fn begin_request(&self, has_body: bool) {
+        self.enter(Phase::Request);
+        self.is_receiving.set(has_body);
+        self.awaits_client.set(false);
+        self.awaited.set(0);
+        self.received.set(0);
+        self.body_fault.set(None);
+    }
+
+    /// The request and its response are over. A client that closed its side is looked at again, because what it
+    /// waits for is the end of the connection.
+    pub(crate) fn end_request(&self) {
+        if self.phase.get() == Phase::Tunnel {
+            return;
+        }
+        self.enter(Phase::Idle);
+        self.target.replace(None);
+        if self.half_closed.get().is_some() {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn progressed(&self) {
+        self.progress.set(self.now.get());
+    }
+
+    /// The client's socket took some of what is for it.
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.awaits_reader.set(false);
+        self.written.set(self.written.get() + bytes as u64);
+        self.progressed();
+    }
+
+    /// The client's socket is full.
+    pub(crate) fn await_reader(&self) {
+        self.awaits_reader.set(true);
+    }
+
+    /// Whether the end of a response is held up by its reader.
+    pub(crate) fn awaits_reader(&self) -> bool {
+        self.awaits_reader.get() && matches!(self.phase.get(), Phase::Idle | Phase::Response)
+    }
+
+    /// One more tick waiting for the reader, whose socket still holds `unsent` bytes.
+    pub(crate) fn look_at_reader(&self, unsent: u64) {
+        let taken = self.written.get().saturating_sub(unsent);
+        let mut reader = self.reader.get();
+        if reader.awaited == 0 {
+            reader.from = taken;
+        } else if taken > reader.taken {
+            self.progressed();
+        }
+        reader.taken = taken;
+        reader.awaited += 1;
+        self.reader.set(reader);
+    }
+
+    fn reads_too_slowly(&self, limits: &TickLimits) -> bool {
+        let Reader { awaited, from, taken } = self.reader.get();
+        let floor = u64::from(awaited) * limits.floor_per_tick;
+        awaited >= limits.floor_after && taken.saturating_sub(from) + READER_SLACK < floor
+    }
+
+    pub(crate) fn await_client(&self, awaits: bool) {
+        self.awaits_client.set(awaits);
+    }
+
+    pub(crate) fn received(&self, bytes: u64) {
+        self.received.set(self.received.get() + bytes);
+    }
+
+    /// The request's body has ended.
+    pub(crate) fn received_all(&self) {
+        self.is_receiving.set(false);
+    }
+
+    pub(crate) fn pass_body(&self, passes: bool) {
+        self.is_passing.set(passes);
+    }
+
+    /// Bytes came from the client.
+    pub(crate) fn read(&self) -> Read {
+        match self.phase.get() {
+            Phase::Idle if !self.is_passing.get() => {
+                self.enter(Phase::Head);
+                Read::HeadBegins
+            }
+            Phase::Head => {
+                self.progressed();
+                Read::HeadGoesOn
+            }
+            Phase::Idle
+            | Phase::Request
+            | Phase::Held
+            | Phase::Response
+            | Phase::EventStream
+            | Phase::Tunnel => {
+                self.progressed();
+                Read::Other
+            }
+        }
+    }
+
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.is_receiving.get()
+    }
+
+    pub(crate) fn body_failed(&self, fault: BodyFault) {
+        self.body_fault.set(Some(fault));
+    }
+
+    /// What was wrong with the request's body.
+    pub(crate) fn body_fault(&self) -> Option<BodyFault> {
+        self.body_fault.get()
+    }
+
+    /// Bytes of the request's body that have come.
+    pub(crate) fn request_bytes(&self) -> u64 {
+        self.received.get()
+    }
+
+    pub(crate) fn half_closed(&self) {
+        if self.half_closed.get().is_none() {
+            self.half_closed.set(Some(self.now.get()));
+        }
+    }
+
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.half_closed.get().is_some()
+    }
+
+    pub(crate) fn serve_by(&self, target: &Rc<LocalTarget>) {
+        self.target.replace(Some(Rc::clone(target)));
+    }
+
+    pub(crate) fn is_served_by(&self, target: &Rc<LocalTarget>) -> bool {
+        self.target.borrow().as_ref().is_some_and(|serving| Rc::ptr_eq(serving, target))
+    }
+
+    pub(crate) fn abort(&self) -> Option<Abort> {
+        self.abort.get()
+    }
+
+    /// The abort, which the caller carries out.
+    pub(crate) fn take_abort(&self) -> Option<Abort> {
+        self.abort.take()
+    }
+
+    /// Asks the connection's task to end what it does.
+    pub(crate) fn ask(&self, abort: Abort) {
+        if self.abort.get().is_none() {
+            self.abort.set(Some(abort));
+        }
+        self.wake();
+    }
+
+    /// The waker of the connection's task, which stays the same as long as it lives.
+    pub(crate) fn keep_waker(&self, waker: &Waker) {
+        let mut kept = self.waker.borrow_mut();
+        if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            *kept = Some(waker.clone());
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Has its WebSocket closed from our side, `delay` ticks from now.
+    pub(crate) fn close_stream_in(&self, delay: Tick) {
+        if self.close_at.get().is_none() {
+            self.close_at.set(Some(self.now.get() + delay));
+        }
+    }
+
+    /// Whether the WebSocket is to be closed by now.
+    pub(crate) fn closes_stream(&self) -> bool {
+        self.close_at.get().is_some_and(|at| at <= self.now.get())
+    }
+
+    /// What is overdue, by `limits`.
+    pub(crate) fn overdue(&self, limits: &TickLimits) -> Option<Abort> {
+        let now = self.now.get();
+        let idle = now - self.progress.get();
+        let gone = self.half_closed.get().is_some_and(|at| now - at >= limits.half_closed);
+        match self.phase.get() {
+            Phase::Idle | Phase::Response if self.awaits_reader.get() && self.reads_too_slowly(limits) => {
+                Some(Abort::ReaderTooSlow)
+            }
+            Phase::Idle => (idle >= limits.keep_alive).then_some(Abort::Idle),
+            Phase::Head => (now - self.since.get() >= limits.head).then_some(Abort::HeadTimeout),
+            Phase::Request if self.awaits_client.get() => {
+                self.awaited.set(self.awaited.get() + 1);
+                let waited = u64::from(self.awaited.get());
+                let floor = waited * limits.floor_per_tick;
+                let slow = self.awaited.get() >= limits.floor_after && self.received.get() < floor;
+                (slow || idle >= limits.body_idle).then_some(Abort::BodyTimeout)
+            }
+            Phase::Request | Phase::Held if gone => Some(Abort::ClientGone),
+            Phase::Request => (idle >= limits.response_head).then_some(Abort::ResponseTimeout),
+            Phase::Response | Phase::EventStream if gone && idle >= limits.half_closed => {
+                Some(Abort::ClientGone)
+            }
+            Phase::Response => (idle >= limits.response_idle).then_some(Abort::ResponseIdle),
+            // A hold has a limit of its own.
+            Phase::Held | Phase::EventStream | Phase::Tunnel => None,
+        }
+    }
+}
+
+/// The limits of `proxy::Limits` in ticks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TickLimits {
+    pub(crate) keep_alive: Tick,
+    pub(crate) head: Tick,
+    pub(crate) body_idle: Tick,
+    pub(crate) response_head: Tick,
+    pub(crate) response_idle: Tick,
+    pub(crate) half_closed: Tick,
+    /// Of a body: the rate it must have after `floor_after` ticks of waiting for the client.
+    pub(crate) floor_after: Tick,
+    pub(crate) floor_per_tick: u64,
+}

@@ -1,0 +1,127 @@
+//! The request's body on its way upstream: counted, bounded, and its faults kept apart from the upstream's.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::activity::Activity;
+
+/// The body of a request as it goes upstream.
+pub(crate) enum RequestBody {
+    Empty,
+    Streaming(Streaming),
+}
+
+/// A body that comes from a client.
+pub(crate) struct Streaming {
+    incoming: Incoming,
+    left: u64,
+    activity: Rc<Activity>,
+    /// Names that a trailer may not have.
+    is_reserved: fn(&str) -> bool,
+}
+
+/// What the client did wrong in the body of its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyFault {
+    #[error("the client ended in the middle of its request")]
+    Truncated,
+    #[error("the request's chunks are malformed")]
+    Malformed,
+    #[error("the request's body is too large")]
+    TooLarge,
+}
+
+impl RequestBody {
+    /// `incoming`, at most `limit` bytes of it, and no trailers with reserved names.
+    pub(crate) fn new(
+        incoming: Incoming,
+        limit: u64,
+        activity: &Rc<Activity>,
+        is_reserved: fn(&str) -> bool,
+    ) -> Self {
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        activity.pass_body(true);
+        Self::Streaming(Streaming { incoming, left: limit, activity: Rc::clone(activity), is_reserved })
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.activity.pass_body(false);
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let Self::Streaming(body) = self.get_mut() else { return Poll::Ready(None) };
+        let Streaming { incoming, left, activity, is_reserved } = body;
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        activity.await_client(polled.is_pending());
+        let Some(frame) = ready!(polled) else {
+            activity.received_all();
+            return Poll::Ready(None);
+        };
+        activity.progressed();
+        if incoming.is_end_stream() {
+            activity.received_all();
+        }
+        let checked = frame.map_err(|error| fault_of(&error)).and_then(|mut frame| {
+            let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+            activity.received(bytes);
+            *left = left.checked_sub(bytes).ok_or(BodyFault::TooLarge)?;
+            if let Some(trailers) = frame.trailers_mut() {
+                remove_reserved(trailers, *is_reserved);
+            }
+            Ok(frame)
+        });
+        if let Err(fault) = checked {
+            activity.body_failed(fault);
+        }
+        Poll::Ready(Some(checked))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+fn remove_reserved(trailers: &mut HeaderMap, is_reserved: fn(&str) -> bool) {
+    let reserved: Vec<_> = trailers.keys().filter(|name| is_reserved(name.as_str())).cloned().collect();
+    for name in reserved {
+        trailers.remove(name);
+    }
+}
+
+/// hyper tells malformed chunks by the kind of the io error inside.
+fn fault_of(error: &hyper::Error) -> BodyFault {
+    use std::error::Error as _;
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    match cause.map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput) => BodyFault::Malformed,
+        _ => BodyFault::Truncated,
+    }
+}

@@ -1,0 +1,141 @@
+//! How long an ephemeral deployment stays: extended, expired, and not evicted where that was asked for.
+
+use super::*;
+
+fn labelled(label: &str, ttl: Delay) -> DeployRequest {
+    DeployRequest { label: Some(label.parse().unwrap()), ttl: Some(ttl), ..request(&["serve", label]) }
+}
+
+impl Bed {
+    async fn ephemeral(&self, label: &str, ttl: Delay) -> DeploymentId {
+        let mut submitted = self.try_submit(labelled(label, ttl)).await.unwrap();
+        assert_eq!(self.ended(&mut submitted).await.state, OperationState::Succeeded);
+        submitted.deployment.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn an_extended_preview_outlives_its_first_expiry_and_an_expired_one_is_not_extended() {
+    let bed = Bed::new().await;
+    let (live, _) = bed.deploy(&["serve", "1"]).await;
+    let kept = bed.ephemeral("kept", Delay::seconds(2)).await;
+    let gone = bed.ephemeral("gone", Delay::seconds(2)).await;
+    bed.engine.extend(kept, Delay::seconds(3600)).await.unwrap();
+    eventually("the other one expires", async || bed.serves("gone.web.test").is_err()).await;
+    assert_eq!(bed.serves("kept.web.test"), Ok(kept.to_string()));
+    assert!(matches!(
+        bed.engine.extend(gone, Delay::seconds(60)).await,
+        Err(Denied::DeploymentNotReady { .. })
+    ));
+    assert!(matches!(bed.engine.extend(live, Delay::seconds(60)).await, Err(Denied::NotEphemeral { .. })));
+    assert!(matches!(bed.engine.extend(kept, Delay::seconds(0)).await, Err(Denied::Invalid { .. })));
+    // The sweep and a restart know of it as well.
+    eventually("the expired one is removed", async || bed.runtime.of(gone).is_empty()).await;
+    let bed = bed.restart().await;
+    assert_eq!(bed.serves("kept.web.test"), Ok(kept.to_string()));
+}
+
+#[tokio::test]
+async fn where_there_are_too_many_one_that_must_not_evict_is_refused() {
+    let bed = Bed::new().await;
+    for n in 0..10 {
+        bed.ephemeral(&format!("p{n}"), Delay::seconds(3600)).await;
+    }
+    let refused =
+        bed.try_submit(DeployRequest { evict: false, ..labelled("more", Delay::seconds(60)) }).await;
+    assert!(matches!(refused, Err(Denied::TooManyEphemerals { count: 10 })), "{refused:?}");
+    // A label that is there already takes no place.
+    let same = bed.try_submit(DeployRequest { evict: false, ..labelled("p3", Delay::seconds(7200)) }).await;
+    let mut same = same.unwrap();
+    assert_eq!(bed.ended(&mut same).await.state, OperationState::Succeeded);
+}
+
+#[tokio::test]
+async fn after_a_restart_an_expired_label_is_still_told_from_one_that_never_was() {
+    let bed = Bed::new().await;
+    bed.deploy(&["serve", "1"]).await;
+    bed.clock.stop();
+    let before = bed.ephemeral("before", Delay::seconds(60)).await;
+    let meanwhile = bed.ephemeral("meanwhile", Delay::seconds(3600)).await;
+    let replaced = bed.ephemeral("again", Delay::seconds(60)).await;
+    let again = bed.ephemeral("again", Delay::seconds(48 * 3600)).await;
+    bed.clock.leap(Duration::from_secs(60));
+    for gone in [before, replaced] {
+        eventually("it is ended", async || bed.status(gone).await.1 == DesiredState::Archived).await;
+    }
+    let clock: Arc<LeapClock> = Arc::default();
+    clock.leap(Duration::from_secs(2 * 3600));
+    let bed = bed.restart_at(clock).await;
+    for label in ["before", "meanwhile"] {
+        assert_eq!(bed.serves(&format!("{label}.web.test")), Err(Miss::EphemeralExpired), "{label}");
+    }
+    assert_eq!(bed.serves("never.web.test"), Err(Miss::EphemeralUnknown));
+    assert_eq!(bed.serves("again.web.test"), Ok(again.to_string()), "hidden by an older one of the label");
+    eventually("what expired meanwhile is removed", async || bed.runtime.of(meanwhile).is_empty()).await;
+
+    // Not for ever.
+    let clock: Arc<LeapClock> = Arc::default();
+    clock.leap(Duration::from_secs(8 * 24 * 3600));
+    let bed = bed.restart_at(clock).await;
+    assert_eq!(bed.serves("before.web.test"), Err(Miss::EphemeralUnknown));
+}
+
+#[tokio::test]
+async fn the_sweep_ends_what_expired_by_a_leap_of_the_time_of_day() {
+    let bed = Bed::new().await;
+    bed.deploy(&["serve", "1"]).await;
+    let preview = bed.ephemeral("feat", Delay::seconds(3600)).await;
+    bed.clock.set_time_of_day(Duration::from_secs(2 * 3600));
+    assert_eq!(bed.serves("feat.web.test"), Ok(preview.to_string()), "its own timer knows nothing of it");
+    // As long as the sweep is apart.
+    bed.clock.leap(Duration::from_secs(5 * 60));
+    eventually("it is expired", async || bed.serves("feat.web.test") == Err(Miss::EphemeralExpired)).await;
+    eventually("it is removed", async || bed.runtime.of(preview).is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_is_tried_again_and_the_row_stays_until_it_is_done() {
+    let bed = Bed::new().await;
+    bed.deploy(&["serve", "1"]).await;
+    let preview = bed.ephemeral("feat", Delay::seconds(60)).await;
+    bed.runtime.set_away(true);
+    bed.clock.leap(Duration::from_secs(60));
+    eventually("it is ended", async || bed.status(preview).await.1 == DesiredState::Archived).await;
+    assert_eq!(bed.serves("feat.web.test"), Err(Miss::EphemeralExpired));
+    for _ in 0..3 {
+        bed.clock.leap(Duration::from_secs(20));
+        assert_eq!(bed.store.instances(Some(&preview)).await.unwrap().len(), 1, "its row is gone");
+    }
+    bed.runtime.set_away(false);
+    eventually("it is removed", async || {
+        bed.clock.leap(Duration::from_secs(20));
+        bed.runtime.of(preview).is_empty() && bed.store.instances(Some(&preview)).await.unwrap().is_empty()
+    })
+    .await;
+    assert_eq!(bed.runtime.known(), 1);
+}
+
+#[tokio::test]
+async fn a_preview_knows_its_url_before_it_starts_and_is_reached_there_before_anything_is_live() {
+    let options = Options { apex: Some("apps.test".parse().unwrap()), ..Options::default() };
+    let bed = Bed::with_options(options, |_| {}).await;
+    let mut bare = bed.store.app(&app()).await.unwrap().unwrap();
+    for (hosts, url, host) in [
+        (&[][..], "http://feat.web.apps.test", "feat.web.apps.test"),
+        (&["*.wild.test"], "http://feat.web.apps.test", "feat.wild.test"),
+        (&["*.wild.test", "web.test"], "http://feat.web.test", "feat.web.test"),
+    ] {
+        let row = |host: &&str| HostRow { host: (*host).to_owned(), path: "/".into(), strip: false };
+        bare.hosts = hosts.iter().map(row).collect();
+        bed.engine.put_apps(std::slice::from_ref(&bare)).await.unwrap();
+        let preview = bed.ephemeral("feat", Delay::seconds(3600)).await;
+        assert_eq!(bed.runtime.env_of(preview).get("LOCKGATE_URL").map(String::as_str), Some(url));
+        assert_eq!(bed.engine.url(preview).await.unwrap().as_deref(), Some(url));
+        assert_eq!(bed.serves(url.strip_prefix("http://").unwrap()), Ok(preview.to_string()));
+        assert_eq!(bed.serves(host), Ok(preview.to_string()));
+    }
+    let (live, _) = bed.deploy(&["serve", "1"]).await;
+    let url = format!("http://web-{}.apps.test", live.short());
+    assert_eq!(bed.runtime.env_of(live).get("LOCKGATE_URL"), Some(&url));
+    assert_eq!(bed.serves(url.strip_prefix("http://").unwrap()), Ok(live.to_string()));
+}

@@ -1,0 +1,122 @@
+//! Instances that serve are checked on, and what is unhealthy leaves rotation and is replaced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockgate::ids::InstanceId;
+use lockgate::routing::Target;
+use lockgate::settings::{AppSettings, Delay, ReadinessMode, Replicas};
+
+use crate::fake::FakeRuntime;
+use crate::{Bed, HOST, Told, eventually};
+
+fn replicas(count: u16) -> impl FnOnce(&mut AppSettings) {
+    move |settings| settings.replicas = Replicas::new(count).unwrap()
+}
+
+impl Bed {
+    fn targets(&self) -> Vec<Arc<Target>> {
+        self.backend(HOST).unwrap().targets.to_vec()
+    }
+
+    fn stops(&self, id: InstanceId) -> usize {
+        self.runtime.told().iter().filter(|told| **told == Told::Stop(id)).count()
+    }
+
+    /// Lets time pass until something is so.
+    async fn in_time(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        eventually(what, async || {
+            self.clock.leap(Duration::from_millis(500));
+            is_so()
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_unhealthy_replica_is_replaced_after_its_drain_whatever_the_mode() {
+    type Ail = fn(&FakeRuntime, InstanceId);
+    let modes: [(ReadinessMode, Ail); 3] = [
+        (ReadinessMode::Http, |runtime, id| runtime.set_sick(id, true)),
+        (ReadinessMode::Tcp, FakeRuntime::stop_listening),
+        (ReadinessMode::DockerHealth, |runtime, id| runtime.set_sick(id, true)),
+    ];
+    for (mode, ail) in modes {
+        let bed = Bed::with(|settings| {
+            replicas(2)(settings);
+            settings.deploy.readiness_mode = mode;
+        })
+        .await;
+        bed.runtime.bring_health_checks();
+        bed.deploy(&["serve", "1"]).await;
+        let [ill, well] = bed.targets().try_into().unwrap();
+        let held = ill.gate.enter(0).unwrap();
+        ail(&bed.runtime, ill.id);
+        bed.in_time("it is out of rotation", || ill.gate.is_closed()).await;
+        assert_eq!(bed.targets().iter().map(|target| target.id).collect::<Vec<_>>(), [well.id], "{mode:?}");
+        bed.looked().await;
+        assert_eq!(bed.stops(ill.id), 0, "{mode:?}: stopped under a request");
+        assert_eq!(bed.targets().len(), 1, "{mode:?}: in rotation while it drains");
+        drop(held);
+        bed.in_time("it is back", || bed.targets().len() == 2).await;
+        assert_eq!((bed.stops(ill.id), bed.runtime.starts(ill.id)), (1, 2), "{mode:?}");
+        assert_eq!((bed.stops(well.id), bed.runtime.starts(well.id)), (0, 1), "{mode:?}");
+        assert!(bed.targets().iter().all(|target| target.is_healthy() && !target.gate.is_closed()));
+    }
+}
+
+#[tokio::test]
+async fn the_last_replica_that_serves_stays_and_comes_back_healthy() {
+    for count in [1, 2] {
+        let bed = Bed::with(replicas(count)).await;
+        bed.deploy(&["serve", "1"]).await;
+        let targets = bed.targets();
+        for target in &targets {
+            bed.runtime.set_sick(target.id, true);
+        }
+        bed.in_time("all are unhealthy", || targets.iter().all(|target| !target.is_healthy())).await;
+        // Several more checks.
+        for _ in 0..3 {
+            bed.clock.leap(Duration::from_secs(10));
+            bed.looked().await;
+        }
+        let stopped = targets.iter().map(|target| bed.stops(target.id)).sum::<usize>();
+        assert_eq!((stopped, bed.targets().len()), (0, targets.len()), "of {count}");
+        for target in &targets {
+            bed.runtime.set_sick(target.id, false);
+        }
+        bed.in_time("all are healthy", || targets.iter().all(|target| target.is_healthy())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_stays_unhealthy_is_not_replaced_over_and_over() {
+    let bed = Bed::with(replicas(2)).await;
+    bed.deploy(&["serve", "1"]).await;
+    let [ill, _] = bed.targets().try_into().unwrap();
+    bed.runtime.set_starts_sick(true);
+    bed.runtime.set_sick(ill.id, true);
+    let began = lockgate::clock::Clock::now(&*bed.clock);
+    bed.in_time("it was tried five times", || bed.runtime.starts(ill.id) == 6).await;
+    let took = lockgate::clock::Clock::now(&*bed.clock) - began;
+    assert!(took >= Duration::from_secs(10 + 20 + 40 + 80), "five tries within {took:?}");
+    assert_eq!(bed.targets().len(), 1, "it never was ready");
+}
+
+#[tokio::test]
+async fn a_version_that_is_taken_out_of_service_does_not_wait_for_a_replica_to_come_back() {
+    let bed = Bed::with(|settings| {
+        replicas(2)(settings);
+        settings.deploy.standby_after = Delay::seconds(60);
+        settings.deploy.health_timeout = Delay::seconds(3600);
+    })
+    .await;
+    bed.deploy(&["serve", "1"]).await;
+    let [ill, well] = bed.targets().try_into().unwrap();
+    bed.runtime.set_starts_sick(true);
+    bed.runtime.set_sick(ill.id, true);
+    bed.in_time("it is started again", || bed.runtime.starts(ill.id) == 2).await;
+    bed.runtime.set_starts_sick(false);
+    bed.deploy(&["serve", "2"]).await;
+    bed.in_time("both are stopped", || bed.stops(ill.id) >= 2 && bed.stops(well.id) >= 1).await;
+}

@@ -1,0 +1,112 @@
+//! Desired states for later: the last writer wins, the live one is out of reach, and the way back is kept.
+
+use lockgate::deploy::{ScheduleRequest, ScheduledState};
+
+use super::*;
+
+impl Bed {
+    pub(super) async fn schedule(
+        &self,
+        deployment: DeploymentId,
+        state: ScheduledState,
+        delay: Delay,
+    ) -> Result<lockgate::store::Timer, Denied> {
+        self.engine.schedule(deployment, &ScheduleRequest { state, delay, overwrite: true }).await
+    }
+
+    async fn timer(&self, deployment: DeploymentId) -> Option<lockgate::store::Timer> {
+        self.store.timers().await.unwrap().into_iter().find(|timer| timer.deployment == deployment)
+    }
+}
+
+const ASLEEP: (DeploymentStatus, DesiredState) = (DeploymentStatus::Ready, DesiredState::Standby);
+const GONE: (DeploymentStatus, DesiredState) = (DeploymentStatus::Ready, DesiredState::Archived);
+const NOW: Delay = Delay::seconds(0);
+const LATER: Delay = Delay::seconds(3600);
+
+#[tokio::test]
+async fn versions_sleep_and_are_archived_but_for_the_one_that_a_rollback_would_go_to() {
+    let bed = Bed::with(|settings| {
+        settings.deploy.standby_after = NOW;
+        settings.deploy.archive_after = Delay(Duration::from_millis(300));
+    })
+    .await;
+    let (one, _) = bed.deploy(&["serve", "1"]).await;
+    let (two, _) = bed.deploy(&["serve", "2"]).await;
+    eventually("the first one sleeps", async || bed.status(one).await == ASLEEP).await;
+    // It is the way back: when its time is over it is spared.
+    eventually("it is looked at again in a day", async || {
+        bed.timer(one).await.is_some_and(|timer| timer.due > bed.clock.wall() + Duration::from_secs(80_000))
+    })
+    .await;
+    assert_eq!((bed.status(one).await, bed.runtime.of(one).len()), (ASLEEP, 1));
+    let (three, _) = bed.deploy(&["serve", "3"]).await;
+    let (four, _) = bed.deploy(&["serve", "4"]).await;
+    eventually("the second one is archived", async || bed.status(two).await == GONE).await;
+    eventually("its instance is removed", async || bed.runtime.of(two).is_empty()).await;
+    eventually("the third one is kept", async || bed.status(three).await == ASLEEP).await;
+    assert_eq!(bed.serves(HOST), Ok(four.to_string()));
+}
+
+#[tokio::test]
+async fn the_last_writer_wins_unless_it_yields_and_clearing_leaves_things_as_they_are() {
+    let bed = Bed::new().await;
+    let (one, _) = bed.deploy(&["serve", "1"]).await;
+    let (_, _) = bed.deploy(&["serve", "2"]).await;
+    let armed = bed.timer(one).await.unwrap();
+    let yielding = ScheduleRequest { state: ScheduledState::Archived, delay: NOW, overwrite: false };
+    assert_eq!(bed.engine.schedule(one, &yielding).await.unwrap(), armed, "it did not yield");
+    let later = bed.schedule(one, ScheduledState::Archived, LATER).await.unwrap();
+    assert_eq!(bed.timer(one).await, Some(later));
+    bed.engine.clear_schedule(one).await.unwrap();
+    bed.engine.clear_schedule(one).await.unwrap();
+    assert_eq!(bed.timer(one).await, None);
+    // A second demotion works as the first.
+    for _ in 0..2 {
+        bed.schedule(one, ScheduledState::Standby, NOW).await.unwrap();
+        eventually("it sleeps", async || bed.status(one).await == ASLEEP).await;
+        let mut swap = bed.swap(one).await.unwrap();
+        bed.ended(&mut swap).await;
+        let (_, _) = bed.deploy(&["serve", "3"]).await;
+    }
+    bed.schedule(one, ScheduledState::Archived, NOW).await.unwrap();
+    eventually("asked for, the way back goes too", async || bed.status(one).await == GONE).await;
+    assert!(matches!(bed.swap(one).await, Err(Denied::DeploymentNotReady { .. })));
+    assert!(matches!(
+        bed.schedule(one, ScheduledState::Standby, NOW).await,
+        Err(Denied::DeploymentNotReady { .. })
+    ));
+}
+
+#[tokio::test]
+async fn the_live_one_is_out_of_reach_also_if_it_became_so_meanwhile() {
+    let bed = Bed::new().await;
+    let (one, _) = bed.deploy(&["serve", "1"]).await;
+    assert!(matches!(
+        bed.schedule(one, ScheduledState::Standby, NOW).await,
+        Err(Denied::DeploymentIsLive { .. })
+    ));
+    let (two, _) = bed.deploy(&["serve", "2"]).await;
+    bed.schedule(one, ScheduledState::Archived, Delay::seconds(1)).await.unwrap();
+    let mut swap = bed.swap(one).await.unwrap();
+    bed.ended(&mut swap).await;
+    assert_eq!(bed.timer(one).await, None, "a swap clears the timer of what it makes live");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(bed.status(one).await, (DeploymentStatus::Ready, DesiredState::Running));
+    assert_eq!(bed.serves(HOST), Ok(one.to_string()));
+    assert!(bed.timer(two).await.is_some());
+}
+
+#[tokio::test]
+async fn what_came_due_while_lockgate_was_away_fires_once_after_the_start() {
+    let bed = Bed::new().await;
+    let (one, _) = bed.deploy(&["serve", "1"]).await;
+    let (_, _) = bed.deploy(&["serve", "2"]).await;
+    bed.schedule(one, ScheduledState::Standby, Delay(Duration::from_millis(1500))).await.unwrap();
+    let instance = bed.runtime.of(one)[0];
+    let bed = bed.restart().await;
+    eventually("it sleeps", async || bed.status(one).await == ASLEEP && bed.runtime.running().len() == 1)
+        .await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(bed.runtime.told().iter().filter(|told| **told == Told::Stop(instance)).count(), 1);
+}

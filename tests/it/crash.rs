@@ -1,0 +1,439 @@
+//! P5 Crash-safe: `kill -9` at any instant; after a restart the routes equal the last committed state, the interrupted
+//! operation is finished or undone, and no process is left over or lost.
+
+use std::time::Duration;
+
+use lockgate::api::{List, Logs, Operation};
+use lockgate::clock::{Clock, SystemClock};
+use lockgate::deploy::steps;
+use lockgate::store::{DeploymentStatus, DesiredState, OperationState};
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::engine::Engine;
+use crate::support::{HOST, Lockgate, eventually};
+
+/// Fail points beside those around steps.
+const POINTS: &[&str] = &[
+    "instance.intended",
+    "instance.started",
+    "store.commit_swap.before",
+    "store.commit_swap.after",
+    "swap.committed",
+    "swap.published",
+    "swap.closed",
+];
+/// Between the create and the start of a container.
+const DOCKER_POINTS: &[&str] = &["runtime.docker.created"];
+/// Passed when the replaced version is stopped, a second after the cutover.
+const STOP_POINTS: &[&str] = &["instance.stop.intended", "instance.stopped"];
+
+fn points() -> Vec<&'static str> {
+    // A release command has its own matrix in `release`, a scaling in `scale`, an enable in `access`, a handover in `hold`.
+    let not_in_a_deploy = [
+        steps::WAKE,
+        steps::TAKE_BACK,
+        steps::SPLIT,
+        steps::RELEASE,
+        steps::SCALE,
+        steps::ENABLE,
+        steps::HOLD,
+    ];
+    let of_steps = steps::ALL.iter().filter(|step| !not_in_a_deploy.contains(step));
+    of_steps.flat_map(|step| [step.begun, step.acted, step.recorded]).chain(POINTS.iter().copied()).collect()
+}
+
+/// What must hold once everything has settled, whatever happened before (TESTING.md's invariants, from outside).
+async fn check(lockgate: &Lockgate, point: &str) {
+    eventually(&format!("{point}: every operation has ended"), async || {
+        lockgate.operations().await.iter().all(|operation| operation.state.is_end())
+    })
+    .await;
+    let deployments = lockgate.deployments().await;
+    let live: Vec<_> = deployments.iter().filter(|deployment| deployment.live).collect();
+    assert_eq!(live.len(), 1, "{point}: live deployments");
+    // The version that answers is the live one's, on every host name.
+    let version = lockgate.version(HOST).await.unwrap_or_else(|error| panic!("{point}: {error}"));
+    assert_eq!(lockgate.version("www.web.test").await, Ok(version), "{point}: host names disagree");
+    eventually(&format!("{point}: as many processes as there are running instances"), async || {
+        let instances = lockgate.instances().await;
+        let running =
+            instances.iter().filter(|instance| instance.phase == lockgate::store::InstancePhase::Running);
+        running.count() == lockgate.running().await
+    })
+    .await;
+    eventually(&format!("{point}: no container but those of known instances"), async || {
+        let known = lockgate.instances().await.len();
+        lockgate.containers().await.is_none_or(|containers| containers == known)
+    })
+    .await;
+    eventually(&format!("{point}: only ready deployments have instances"), async || {
+        let known: Vec<_> =
+            lockgate.instances().await.into_iter().map(|instance| instance.deployment).collect();
+        let deployments = lockgate.deployments().await;
+        let mut with_instances = deployments.iter().filter(|deployment| known.contains(&deployment.id));
+        with_instances.all(|deployment| deployment.status == DeploymentStatus::Ready)
+    })
+    .await;
+}
+
+async fn crash_at(engine: Option<&Engine>, point: &str, action: &str) {
+    // The first deploy passes each point once, but for the drain of a version that is not there; the second is meant.
+    let pass = if point.starts_with("step.drain") { 1 } else { 2 };
+    let mut lockgate = Lockgate::start_on(engine, &format!("{point}={action}@{pass}")).await;
+    lockgate.deploy("one").await.unwrap_or_else(|error| panic!("{point}: {error}"));
+    let answered = lockgate.deploy("two").await;
+    if action == "kill" {
+        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+        lockgate.spawn("").await;
+        // Before anything is reconciled: what was committed serves.
+        let version = lockgate.version(HOST).await.unwrap_or_else(|error| panic!("{point}: {error}"));
+        let expected = lockgate.deployments().await.into_iter().find(|deployment| deployment.live).unwrap();
+        let newest = lockgate.deployments().await[0].id;
+        assert_eq!(version, if expected.id == newest { "two" } else { "one" }, "{point}");
+        if answered.is_ok() {
+            assert_eq!(version, "two", "{point}: an answered deploy was undone");
+        }
+    }
+    check(&lockgate, point).await;
+    lockgate.deploy("three").await.unwrap_or_else(|error| panic!("{point}: deploy after the crash: {error}"));
+    assert_eq!(lockgate.version(HOST).await.unwrap(), "three", "{point}");
+    check(&lockgate, point).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_fail_point_of_a_deploy_it_resumes_or_undoes() {
+    for point in points() {
+        crash_at(None, point, "kill").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_fail_point_it_loses_and_leaves_no_container() {
+    let Some(engine) = Engine::shared("killed_at_every_fail_point_it_loses_and_leaves_no_container").await
+    else {
+        return;
+    };
+    for point in points().into_iter().chain(DOCKER_POINTS.iter().copied()) {
+        crash_at(Some(&engine), point, "kill").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_the_old_version_is_stopped_it_stops_it_once() {
+    for point in STOP_POINTS {
+        // Only the second deploy replaces anything, so the first pass is the one.
+        let mut lockgate = Lockgate::start(&format!("{point}=kill@1")).await;
+        lockgate.deploy("one").await.unwrap();
+        lockgate.deploy("two").await.unwrap();
+        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+        lockgate.spawn("").await;
+        assert_eq!(lockgate.version(HOST).await.unwrap(), "two", "{point}");
+        check(&lockgate, point).await;
+        let one = lockgate.deployments().await[1].id;
+        let stopped = async || lockgate.running().await == 1;
+        eventually(&format!("{point}: the old version is stopped"), stopped).await;
+        let logs: List<Logs> = lockgate.client.get(&format!("/v1/deployments/{one}/logs")).await.unwrap();
+        let signals =
+            logs.items.iter().flat_map(|logs| &logs.lines).filter(|line| line.contains("got SIGTERM"));
+        assert!(signals.count() <= 1, "{point}: signalled twice");
+    }
+}
+
+/// A swap to a version in standby: woken, checked, made live.
+async fn crash_in_swap(engine: Option<&Engine>, point: &str, pass: u32, action: &str) {
+    let mut lockgate = Lockgate::start_on(engine, &format!("{point}={action}@{pass}")).await;
+    lockgate.deploy("one").await.unwrap();
+    lockgate.deploy("two").await.unwrap();
+    let one = lockgate.deployments().await[1].id;
+    eventually("the first version sleeps", async || {
+        let deployments = lockgate.deployments().await;
+        deployments[1].desired_state == DesiredState::Standby && lockgate.running().await == 1
+    })
+    .await;
+    let answered =
+        lockgate.client.post::<Operation>("/v1/apps/web/swap", &json!({ "deployment": one })).await;
+    if action == "kill" {
+        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+        lockgate.spawn("").await;
+        let version = lockgate.version(HOST).await.unwrap_or_else(|error| panic!("{point}: {error}"));
+        assert!(answered.is_err() || version == "one", "{point}: an answered swap was undone");
+    }
+    check(&lockgate, point).await;
+    lockgate.deploy("three").await.unwrap_or_else(|error| panic!("{point}: deploy after the crash: {error}"));
+    check(&lockgate, point).await;
+}
+
+/// A request to a preview in standby: woken, or asleep as before.
+async fn crash_in_wake(point: &str, pass: u32, action: &str) {
+    let mut lockgate = Lockgate::start(&format!("{point}={action}@{pass}")).await;
+    lockgate.with_sleeping_preview().await;
+    let answered = lockgate.version("x.web.test").await;
+    if action == "kill" {
+        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+        assert!(answered.is_err(), "{point}: answered before the start was committed");
+        lockgate.spawn("").await;
+    }
+    eventually(&format!("{point}: a request is served"), async || {
+        lockgate.version("x.web.test").await.as_deref() == Ok("preview")
+    })
+    .await;
+    check(&lockgate, point).await;
+    assert_eq!((lockgate.running().await, lockgate.instances().await.len()), (2, 2), "{point}");
+    assert_eq!(lockgate.preview().await.desired_state, DesiredState::Running, "{point}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_or_failing_at_every_fail_point_of_a_wake_it_is_finished_or_undone() {
+    let of = |step: steps::StepName, pass| [step.begun, step.acted, step.recorded].map(|point| (point, pass));
+    let steps = [of(steps::WAKE, 1), of(steps::CHECK, 3)];
+    for (point, pass) in steps.into_iter().flatten().chain([("wake.committed", 1)]) {
+        crash_in_wake(point, pass, "kill").await;
+        crash_in_wake(point, pass, "error").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_a_preview_is_put_into_standby_it_sleeps_and_a_request_wakes_it() {
+    for point in STOP_POINTS {
+        let mut lockgate = Lockgate::start(&format!("{point}=kill@1")).await;
+        lockgate.deploy("live").await.unwrap();
+        let preview = json!({ "env": { "VERSION": "preview" }, "label": "x", "ttl": "1h" });
+        lockgate.deploy_with(&preview, "true").await.unwrap();
+        // The answer may come before the end or not.
+        drop(lockgate.cli(&["standby", "web", "x"]));
+        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+        lockgate.spawn("").await;
+        lockgate.preview_sleeps().await;
+        assert_eq!(lockgate.version("x.web.test").await.as_deref(), Ok("preview"), "{point}");
+        check(&lockgate, point).await;
+    }
+}
+
+/// With the pass of each that is the swap's, after two deploys.
+fn points_of_swap() -> Vec<(&'static str, u32)> {
+    let of = |step: steps::StepName, pass| [step.begun, step.acted, step.recorded].map(|point| (point, pass));
+    let steps = [
+        of(steps::WAKE, 1),
+        of(steps::CHECK, 3),
+        of(steps::SWAP, 3),
+        of(steps::WATCH, 3),
+        of(steps::DRAIN, 2),
+    ];
+    let others = [
+        "store.commit_swap.before",
+        "store.commit_swap.after",
+        "swap.committed",
+        "swap.published",
+        "swap.closed",
+    ];
+    steps.into_iter().flatten().chain(others.map(|point| (point, 3))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_or_failing_at_every_fail_point_of_a_swap_to_a_sleeping_version() {
+    for (point, pass) in points_of_swap() {
+        crash_in_swap(None, point, pass, "kill").await;
+        crash_in_swap(None, point, pass, "error").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_a_version_that_did_not_hold_is_taken_back() {
+    let points =
+        [steps::TAKE_BACK.begun, steps::TAKE_BACK.acted, steps::TAKE_BACK.recorded, "take-back.committed"];
+    for point in points {
+        let mut lockgate = Lockgate::start(&format!("{point}=kill@1")).await;
+        lockgate.write_config("10s");
+        assert_eq!(lockgate.cli(&["config", "reload"]).status.code(), Some(0));
+        lockgate.deploy_with(&json!({ "env": { "VERSION": "one" } }), "end").await.unwrap();
+        let mortal = json!({ "env": { "VERSION": "two", "EXIT_AFTER_MS": "1000" } });
+        lockgate.deploy_with(&mortal, "true").await.unwrap_err();
+        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+        lockgate.spawn("").await;
+        eventually(&format!("{point}: the version before serves"), async || {
+            lockgate.version(HOST).await.as_deref() == Ok("one")
+        })
+        .await;
+        check(&lockgate, point).await;
+        let ended = &lockgate.operations().await[0];
+        assert_eq!(ended.state, OperationState::RolledBack, "{point}: {ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_or_failing_in_a_step_of_a_cutover_it_goes_on_or_undoes() {
+    let of_step = [steps::SPLIT.begun, steps::SPLIT.acted, steps::SPLIT.recorded];
+    for point in of_step.into_iter().chain(["split.committed", "split.published"]) {
+        for action in ["kill", "error"] {
+            let mut lockgate = Lockgate::start(&format!("{point}={action}@1")).await;
+            lockgate.deploy("one").await.unwrap();
+            let answered = lockgate.deploy_with(&in_steps("1s"), "end").await;
+            if action == "kill" {
+                eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+                lockgate.spawn("").await;
+            }
+            check(&lockgate, point).await;
+            let ended = &lockgate.operations().await[0];
+            // Once a share was committed a restart goes on with it; an error in a step takes the step back.
+            let goes_on = action == "kill" && point != steps::SPLIT.begun;
+            let expected = if goes_on { "two" } else { "one" };
+            assert_eq!(lockgate.version(HOST).await.as_deref(), Ok(expected), "{point}={action}: {ended:?}");
+            assert_eq!(ended.state.is_success(), goes_on, "{point}={action}: {ended:?}");
+            assert!(answered.is_err());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_a_step_it_serves_both_versions_again_and_can_still_be_cancelled() {
+    let mut lockgate = Lockgate::start("").await;
+    lockgate.deploy("one").await.unwrap();
+    let operation = lockgate.deploy_with(&in_steps("1h"), "false").await.unwrap().id;
+    let at = async |lockgate: &Lockgate, place: u8| {
+        lockgate.version_with(&format!("Cookie: __lockgate_split={operation}.{place}")).await
+    };
+    eventually("a share gets it", async || at(&lockgate, 0).await.as_deref() == Ok("two")).await;
+    lockgate.kill();
+    lockgate.spawn("").await;
+    assert_eq!(at(&lockgate, 0).await.as_deref(), Ok("two"));
+    assert_eq!(at(&lockgate, 99).await.as_deref(), Ok("one"));
+    lockgate
+        .client
+        .post::<Operation>(&format!("/v1/operations/{operation}/cancel"), &json!({}))
+        .await
+        .unwrap();
+    check(&lockgate, "cancelled").await;
+    assert_eq!(lockgate.operations().await[0].state, OperationState::Cancelled);
+    assert_eq!(at(&lockgate, 0).await.as_deref(), Ok("one"));
+}
+
+fn in_steps(step_for: &str) -> serde_json::Value {
+    json!({ "env": { "VERSION": "two" }, "steps": ["50%", "100%"], "step_for": step_for })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_a_preview_replaces_another_the_label_leads_to_one_that_runs() {
+    for point in ["label.ready", "label.led", "label.replaced"] {
+        let mut lockgate = Lockgate::start(&format!("{point}=kill@2")).await;
+        lockgate.deploy("live").await.unwrap();
+        let preview = |version: &str| json!({ "env": { "VERSION": version }, "label": "x", "ttl": "1h" });
+        lockgate.deploy_with(&preview("one"), "true").await.unwrap();
+        lockgate.deploy_with(&preview("two"), "true").await.unwrap_err();
+        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+        lockgate.spawn("").await;
+        eventually(&format!("{point}: the label leads to the new one"), async || {
+            lockgate.version("x.web.test").await.as_deref() == Ok("two")
+        })
+        .await;
+        check(&lockgate, point).await;
+        eventually(&format!("{point}: the replaced one is gone"), async || lockgate.running().await == 2)
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_a_preview_expires_it_is_expired_and_removed_afterwards() {
+    for point in ["label.archived", "instance.stop.intended", "instance.stopped", "instance.removed"] {
+        let mut lockgate = Lockgate::start(&format!("{point}=kill@1")).await;
+        lockgate.deploy("live").await.unwrap();
+        let preview = json!({ "env": { "VERSION": "one" }, "label": "x", "ttl": "1s" });
+        lockgate.deploy_with(&preview, "true").await.unwrap();
+        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+        lockgate.spawn("").await;
+        assert!(lockgate.raw("x.web.test").await.contains("ephemeral_expired"), "{point}");
+        eventually(&format!("{point}: it is removed"), async || lockgate.running().await == 1).await;
+        check(&lockgate, point).await;
+    }
+}
+
+/// What an older cutover left to drain is no reason to touch what was made live since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_a_crash_interrupts_undoes_nothing_newer() {
+    let mut lockgate = Lockgate::start("").await;
+    lockgate.deploy("one").await.unwrap();
+    let mut held = TcpStream::connect(("127.0.0.1", lockgate.port())).await.unwrap();
+    held.write_all(format!("GET /slow?ms=4000 HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+    eventually("it is in flight", async || lockgate.instances().await.iter().any(|one| one.requests > 0))
+        .await;
+    lockgate.deploy("two").await.unwrap();
+    lockgate.deploy("three").await.unwrap();
+    lockgate.kill();
+    lockgate.spawn("").await;
+    check(&lockgate, "drain").await;
+    assert_eq!(lockgate.version(HOST).await.unwrap(), "three");
+    let operations = lockgate.operations().await;
+    assert!(operations.iter().all(|operation| operation.state.is_success()), "{operations:?}");
+    let deployments = lockgate.deployments().await;
+    assert!(
+        deployments.iter().all(|deployment| deployment.status == DeploymentStatus::Ready),
+        "{deployments:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_at_every_fail_point_leaves_one_version_live_and_no_stray_process() {
+    for point in points() {
+        // A swap that was committed goes on; everything before is undone. Which of the two is the store's to say.
+        crash_at(None, point, "error").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_random_instants_it_always_comes_back_to_one_live_version() {
+    kill_at_random(None, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_random_instants_it_finds_its_containers_again() {
+    if let Some(engine) = Engine::shared("killed_at_random_instants_it_finds_its_containers_again").await {
+        kill_at_random(Some(&engine), 5).await;
+    }
+}
+
+/// `LOCKGATE_KILL_ROUNDS` sets the number of rounds, `LOCKGATE_SEED` repeats a run.
+async fn kill_at_random(engine: Option<&Engine>, rounds: u32) {
+    let rounds =
+        std::env::var("LOCKGATE_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(rounds);
+    let mut seed = seed_of_run();
+    println!("seed {seed}, {rounds} rounds");
+    let mut lockgate = Lockgate::start_on(engine, "").await;
+    lockgate.deploy("0").await.unwrap();
+    let mut away = Vec::new();
+    for round in 1..=rounds {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let instant = Duration::from_micros((seed >> 33) % 1_500_000);
+        let version = round.to_string();
+        tokio::select! {
+            answered = lockgate.deploy(&version) => drop(answered),
+            () = tokio::time::sleep(instant) => {}
+        }
+        lockgate.kill();
+        let started = SystemClock.now();
+        lockgate.launch("");
+        while lockgate.version(HOST).await.is_err() {
+            assert!(
+                SystemClock.now() - started < Duration::from_secs(30),
+                "round {round}: it does not serve again"
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        away.push(SystemClock.now() - started);
+        lockgate.ready().await;
+        check(&lockgate, &format!("round {round}, killed after {instant:?}")).await;
+    }
+    away.sort_unstable();
+    println!(
+        "from the start to the first request served: median {:?}, longest {:?}",
+        away[away.len() / 2],
+        away[away.len() - 1]
+    );
+}
+
+fn seed_of_run() -> u64 {
+    std::env::var("LOCKGATE_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| lockgate::clock::Timestamp::now().as_microsecond().unsigned_abs())
+}

@@ -1,0 +1,91 @@
+//! Strategy `hold` with the real binary: under load, and killed at each of its points, with one writer throughout.
+
+use serde_json::json;
+
+use crate::support::{HOST, Lockgate, eventually, for_load};
+
+/// With an app that takes a directory for itself while it runs, and refuses to run where somebody else has it.
+fn with_one_writer() -> Lockgate {
+    let lockgate = Lockgate::prepare(for_load);
+    let lock = lockgate.folder.path().join("lock");
+    let broken = lockgate.folder.path().join("two-at-once");
+    let script = format!(
+        "exec 9>{lock}; flock -n 9 || {{ echo $VERSION >> {broken}; exit 9; }}; exec {} sample-app",
+        crate::support::BINARY,
+        lock = lock.display(),
+        broken = broken.display(),
+    );
+    lockgate.change_config(|config| {
+        let web = &mut config["apps"]["web"];
+        web["command"] = json!(["/bin/sh", "-c", script]);
+        web["deploy"]["strategy"] = json!("hold");
+        web["deploy"]["hold_queue"] = json!(100_000);
+        web["volumes"] = json!([{ "name": "data", "path": "/data" }]);
+    });
+    lockgate
+}
+
+fn one_writer(lockgate: &Lockgate, told: &str) {
+    let broken = std::fs::read_to_string(lockgate.folder.path().join("two-at-once")).unwrap_or_default();
+    assert_eq!(broken, "", "{told}: two at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deploys_under_load_spill_nothing_and_never_run_two() {
+    let mut lockgate = with_one_writer();
+    lockgate.spawn("").await;
+    lockgate.deploy("one").await.unwrap();
+    let verdict = lockgate
+        .under_load(async {
+            for version in ["two", "three"] {
+                let operation = lockgate.deploy(version).await.unwrap();
+                let held = operation.receipt.unwrap().held.unwrap();
+                assert!(held.ms > 0, "{held:?}");
+            }
+            lockgate.deploy_with(&json!({ "env": { "EXIT_AFTER_MS": "0" } }), "true").await.unwrap_err();
+        })
+        .await;
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!(lockgate.version(HOST).await.unwrap(), "three");
+    one_writer(&lockgate, "under load");
+}
+
+#[cfg(feature = "fault")]
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_point_one_version_serves_and_no_two_ever_ran() {
+    use lockgate::deploy::steps;
+    let of =
+        |step: steps::StepName, pass: u32| [step.begun, step.acted, step.recorded].map(|point| (point, pass));
+    let steps = [
+        of(steps::HOLD, 1),
+        of(steps::START, 2),
+        of(steps::CHECK, 2),
+        of(steps::GATE, 2),
+        of(steps::SWAP, 2),
+        of(steps::WATCH, 2),
+    ];
+    let others = ["hold.published", "hold.drained", "instance.stop.intended", "instance.stopped"]
+        .map(|point| (point, 1));
+    let second =
+        ["instance.intended", "instance.started", "swap.committed", "swap.published"].map(|point| (point, 2));
+    for (point, pass) in steps.into_iter().flatten().chain(others).chain(second) {
+        let mut lockgate = with_one_writer();
+        lockgate.spawn(&format!("{point}=kill@{pass}")).await;
+        lockgate.deploy("one").await.unwrap_or_else(|error| panic!("{point}: {error}"));
+        let answered = lockgate.deploy("two").await;
+        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+        lockgate.spawn("").await;
+        eventually(&format!("{point}: it has ended, and one version serves"), async || {
+            let operations = lockgate.operations().await;
+            operations.iter().all(|operation| operation.state.is_end())
+                && lockgate.version(HOST).await.is_ok()
+                && lockgate.running().await == 1
+        })
+        .await;
+        let version = lockgate.version(HOST).await.unwrap();
+        assert!(answered.is_err() || version == "two", "{point}: an answered deploy was undone");
+        lockgate.deploy("three").await.unwrap_or_else(|error| panic!("{point}: {error}"));
+        assert_eq!(lockgate.version(HOST).await.unwrap(), "three", "{point}");
+        one_writer(&lockgate, point);
+    }
+}

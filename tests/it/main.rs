@@ -1,0 +1,34 @@
+//! The whole program: the real binary, real sockets, real processes and containers. One module for each promise.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail by panicking"
+)]
+
+mod access;
+mod admin;
+mod commands;
+#[cfg(feature = "fault")]
+mod crash;
+#[cfg(feature = "fault")]
+mod crash_moves;
+mod engine;
+mod evidence;
+mod hold;
+mod metrics;
+mod operator;
+mod outage;
+#[cfg(feature = "fault")]
+mod previews;
+mod release;
+mod reload;
+#[cfg(feature = "fault")]
+mod sabotage;
+mod scale;
+mod spill;
+mod start;
+mod support;
+mod volumes;
+mod wake;

@@ -1,0 +1,76 @@
+//! The configuration is read again on SIGHUP and when one of its files changes, and the audit trail says by whom.
+
+use std::path::Path;
+
+use lockgate::api::{Audit, List};
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{HOST, Lockgate, eventually};
+
+impl Lockgate {
+    /// Reloads that nobody asked the admin API for, the oldest first.
+    async fn own_reloads(&self) -> Vec<(String, u16)> {
+        let audit: List<Audit> = self.client.get("/v1/audit?limit=200").await.unwrap();
+        let own = audit.items.into_iter().rev().filter(|entry| entry.action == "reload");
+        own.map(|entry| (entry.actor, entry.status)).collect()
+    }
+
+    async fn reloaded(&self, actor: &str, status: u16) {
+        eventually(&format!("a reload by the {actor} with {status}"), async || {
+            self.own_reloads().await.last().is_some_and(|last| *last == (actor.to_owned(), status))
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_and_a_change_of_the_file_reload_and_are_written_down() {
+    let lockgate = Lockgate::start("").await;
+    lockgate.deploy("one").await.unwrap();
+    let good = std::fs::read_to_string(lockgate.config()).unwrap();
+    lockgate.signal(Signal::HUP);
+    lockgate.reloaded("signal", 200).await;
+
+    replace(&lockgate.config(), &good.replace("\"workers\":2", "\"wrkers\":2"));
+    lockgate.reloaded("watch", 422).await;
+    lockgate.signal(Signal::HUP);
+    lockgate.reloaded("signal", 422).await;
+    assert_eq!(lockgate.version(HOST).await.unwrap(), "one", "what ran before goes on running");
+
+    replace(&lockgate.config(), &good.replace("www.web.test", "new.web.test"));
+    eventually("the new host is served", async || lockgate.version("new.web.test").await.is_ok()).await;
+    lockgate.reloaded("watch", 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_the_configuration_names_is_watched_as_well() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let named = elsewhere.path().join("host");
+    std::fs::write(&named, "one.test\n").unwrap();
+    let mut lockgate = Lockgate::prepare(|config| {
+        config["apps"]["web"]["hosts"] = json!([HOST, format!("${{file:{}}}", named.display())]);
+    });
+    lockgate.spawn("").await;
+    lockgate.deploy("one").await.unwrap();
+    assert_eq!(lockgate.version("one.test").await.unwrap(), "one");
+    replace(&named, "two.test\n");
+    eventually("its new content is served", async || lockgate.version("two.test").await.is_ok()).await;
+    assert_eq!(lockgate.version("one.test").await, Err("status 404".to_owned()));
+    lockgate.reloaded("watch", 200).await;
+
+    std::fs::remove_file(&named).unwrap();
+    lockgate.reloaded("watch", 422).await;
+    assert_eq!(lockgate.version("two.test").await.unwrap(), "one");
+    // Mounted secrets are links that are turned to another folder.
+    std::fs::write(elsewhere.path().join("other"), "three.test").unwrap();
+    std::os::unix::fs::symlink("other", &named).unwrap();
+    eventually("what replaced it is served", async || lockgate.version("three.test").await.is_ok()).await;
+}
+
+/// As editors do it: at no moment is the file half written.
+fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, file).unwrap();
+}

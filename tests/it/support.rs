@@ -1,0 +1,357 @@
+//! A lockgate of the test's own: a folder, a process, and a client of its admin API.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use lockgate::api::{App, Deployment, Instance, List, Operation};
+use lockgate::cli::{Client, ClientError, Endpoint};
+use lockgate::clock::SystemClock;
+use lockgate::verify::{Verdict, Verifier, VerifyOptions};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::engine::Engine;
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_lockgate");
+pub(crate) const HOST: &str = "web.test";
+/// No wait lasts longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+const FIRST_PORT: u16 = 10_000;
+const PORTS: u16 = 10_000;
+
+/// A running `lockgate serve` with one app, `web`.
+pub(crate) struct Lockgate {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) client: Client,
+    /// Whose containers the instances are; `None`: they are processes.
+    engine: Option<Engine>,
+    /// The promise that it breaks on purpose, by its name in `fault::sabotaged`.
+    pub(crate) sabotage: &'static str,
+    child: Option<Child>,
+    port: u16,
+}
+
+impl Lockgate {
+    pub(crate) async fn start(faults: &str) -> Self {
+        let mut lockgate = Self::prepare(|_| {});
+        lockgate.spawn(faults).await;
+        lockgate
+    }
+
+    /// Its instances are containers of `engine`; processes where there is none.
+    pub(crate) async fn start_on(engine: Option<&Engine>, faults: &str) -> Self {
+        let mut lockgate = Self::prepare_on(engine);
+        lockgate.spawn(faults).await;
+        lockgate
+    }
+
+    /// The same; nothing runs yet.
+    pub(crate) fn prepare_on(engine: Option<&Engine>) -> Self {
+        let mut lockgate = Self::prepare(|config| {
+            if let Some(engine) = engine {
+                config["runtime"] = json!("docker");
+                config["docker"] = json!({ "socket": engine.socket });
+                config["apps"]["web"]["image"] = json!(engine.image);
+                config["apps"]["web"]["port"] = json!(8080);
+                config["apps"]["web"]["command"] = json!([]);
+            }
+        });
+        lockgate.engine = engine.cloned();
+        lockgate
+    }
+
+    /// Changes its configuration file, which nobody is told of.
+    pub(crate) fn change_config(&self, change: impl FnOnce(&mut serde_json::Value)) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let mut config = serde_json::from_str(&text).unwrap();
+        change(&mut config);
+        std::fs::write(self.config(), config.to_string()).unwrap();
+    }
+
+    /// A folder with its configuration, which `change` may change; nothing runs yet.
+    pub(crate) fn prepare(change: impl FnOnce(&mut serde_json::Value)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut config = config(folder.path(), port, "100ms");
+        change(&mut config);
+        std::fs::write(folder.path().join("lockgate.yaml"), config.to_string()).unwrap();
+        let client = Client::new(Endpoint::Socket(folder.path().join("admin.sock")));
+        Self { folder, client, engine: None, sabotage: "", child: None, port }
+    }
+
+    /// Starts the process, and returns when its admin API answers.
+    pub(crate) async fn spawn(&mut self, faults: &str) {
+        self.launch(faults);
+        self.ready().await;
+    }
+
+    pub(crate) fn launch(&mut self, faults: &str) {
+        let child = Command::new(BINARY)
+            .args(["serve", "--config"])
+            .arg(self.config())
+            .env("LOCKGATE_FAULTS", faults)
+            .env("LOCKGATE_SABOTAGE", self.sabotage)
+            .env("LOCKGATE_LOG", "info")
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::options().create(true).append(true).open(self.log()).unwrap())
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    /// Waits for the admin API.
+    pub(crate) async fn ready(&self) {
+        eventually("the admin API answers", async || self.client.get::<List<App>>("/v1/apps").await.is_ok())
+            .await;
+        let status: lockgate::api::Status = self.client.get("/v1/status").await.unwrap();
+        std::fs::write(self.folder.path().join("id"), status.lockgate).unwrap();
+    }
+
+    /// Writes the configuration as it was first, with another `deploy.watch`.
+    pub(crate) fn write_config(&self, watch: &str) {
+        let config = config(self.folder.path(), self.port, watch);
+        std::fs::write(self.config(), config.to_string()).unwrap();
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.path().join("lockgate.yaml")
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.path().join("lockgate.log")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("admin.sock")
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.child.as_ref().unwrap().id().cast_signed();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn logged(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Whether the process has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let ended = self.child.as_mut().unwrap().try_wait().unwrap().is_some();
+        if ended {
+            self.child = None;
+        }
+        ended
+    }
+
+    /// Deploys a version of the sample app and waits until it holds.
+    pub(crate) async fn deploy(&self, version: &str) -> Result<Operation, ClientError> {
+        self.deploy_with(&json!({ "env": { "VERSION": version }, "force": true }), "true").await
+    }
+
+    /// As the API takes it; `wait` is `true` or `end`.
+    pub(crate) async fn deploy_with(
+        &self,
+        request: &serde_json::Value,
+        wait: &str,
+    ) -> Result<Operation, ClientError> {
+        self.client.post(&format!("/v1/apps/web/deployments?wait={wait}"), request).await
+    }
+
+    /// What a client sees: the version that answers at `host`.
+    pub(crate) async fn version(&self, host: &str) -> Result<String, String> {
+        let (status, version) = self.get(host).await.map_err(|error| error.to_string())?;
+        version.filter(|_| status == 200).ok_or_else(|| format!("status {status}"))
+    }
+
+    /// The version that answers at [`HOST`] to a request with that field.
+    pub(crate) async fn version_with(&self, field: &str) -> Result<String, String> {
+        let host = format!("{HOST}\r\n{field}");
+        self.version(&host).await
+    }
+
+    async fn get(&self, host: &str) -> std::io::Result<(u16, Option<String>)> {
+        let answer = self.try_raw(host).await?;
+        let status = answer.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or_default();
+        let version = answer.lines().find_map(|line| line.strip_prefix("x-version: ").map(str::to_owned));
+        Ok((status, version))
+    }
+
+    /// The whole answer to `GET /`.
+    pub(crate) async fn raw(&self, host: &str) -> String {
+        self.try_raw(host).await.unwrap()
+    }
+
+    async fn try_raw(&self, host: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    /// Does `work` while the verifier puts its load on the app, whose versions it is not told of, and returns its verdict.
+    pub(crate) async fn under_load(&self, work: impl Future<Output = ()>) -> Verdict {
+        let options = VerifyOptions {
+            hosts: vec![HOST.parse().unwrap(), "www.web.test".parse().unwrap()],
+            duration: Duration::from_secs(300).into(),
+            timeout: PATIENCE.into(),
+            rate: 100,
+            stream_duration: Duration::from_secs(1).into(),
+            ..VerifyOptions::new(format!("http://127.0.0.1:{}", self.port).parse().unwrap())
+        };
+        let verifier = Verifier::new(options, Arc::new(SystemClock));
+        let handle = verifier.handle();
+        let working = async {
+            handle.flowing().await;
+            work.await;
+            handle.stop();
+        };
+        tokio::join!(verifier.run(), working).0
+    }
+
+    pub(crate) async fn deployments(&self) -> Vec<Deployment> {
+        self.client.get::<List<Deployment>>("/v1/apps/web/deployments?limit=200").await.unwrap().items
+    }
+
+    pub(crate) async fn operations(&self) -> Vec<Operation> {
+        self.client.get::<List<Operation>>("/v1/operations?limit=200").await.unwrap().items
+    }
+
+    pub(crate) async fn instances(&self) -> Vec<Instance> {
+        self.client.get::<List<Instance>>("/v1/instances").await.unwrap().items
+    }
+
+    /// How many processes or containers that run carry this installation's mark, whoever knows of them.
+    pub(crate) async fn running(&self) -> usize {
+        let status: lockgate::api::Status = self.client.get("/v1/status").await.unwrap();
+        if let Some(engine) = &self.engine {
+            return engine.marked("container", &["ls"], &status.lockgate).len();
+        }
+        processes_where("environ", &format!("LOCKGATE_ID={}\0", status.lockgate)).len()
+    }
+
+    /// How many containers carry this installation's mark, stopped ones included; `None` where processes do.
+    pub(crate) async fn containers(&self) -> Option<usize> {
+        let status: lockgate::api::Status = self.client.get("/v1/status").await.unwrap();
+        let engine = self.engine.as_ref()?;
+        Some(engine.marked("container", &["ls", "--all"], &status.lockgate).len())
+    }
+
+    /// Runs the command line against this lockgate.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
+        Command::new(BINARY).arg("--socket").arg(self.socket()).args(arguments).output().unwrap()
+    }
+}
+
+impl Drop for Lockgate {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        if let Some(engine) = &self.engine {
+            engine.remove_marked(&std::fs::read_to_string(self.folder.path().join("id")).unwrap_or_default());
+        }
+        // Its instances outlive it, as they should; here they go with the test. Their output lies in its folder.
+        let folder = self.folder.path().display().to_string();
+        kill_where("environ", &format!("TEST_FOLDER={folder}\0"));
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            // Written by hand: the lints keep prints out of the project.
+            std::io::Write::write_all(&mut std::io::stderr(), log.as_bytes()).unwrap_or_default();
+        }
+    }
+}
+
+fn config(folder: &Path, port: u16, watch: &str) -> serde_json::Value {
+    json!({
+        "listeners": { "http": { "address": format!("127.0.0.1:{port}") } },
+        // The verifier's connections all come from one address.
+        "limits": { "connections_per_client": 0 },
+        "admin": { "socket": folder.join("admin.sock") },
+        "data_dir": folder.join("data"),
+        "runtime": "process",
+        "workers": 2,
+        "access_log": "off",
+        "apps": { "web": {
+            "hosts": [HOST, "www.web.test"],
+            "command": [BINARY, "sample-app"],
+            "env": { "VERSION": "none", "TEST_FOLDER": folder },
+            "health": { "path": "/health" },
+            "wake_backoff": "200ms",
+            "deploy": {
+                "watch": watch, "standby_after": "1s", "stop_grace": "5s", "health_timeout": "10s",
+                "drain_timeout": "5s", "stream_drain_timeout": "5s",
+            },
+        } },
+    })
+}
+
+/// For [`Lockgate::under_load`]: submissions are recorded, and no drain is cut short on a slow machine.
+pub(crate) fn for_load(config: &mut serde_json::Value) {
+    let record = format!("{}.submissions", config["data_dir"].as_str().unwrap());
+    let web = &mut config["apps"]["web"];
+    web["env"]["RECORD_FILE"] = json!(record);
+    for key in ["drain_timeout", "stream_drain_timeout"] {
+        web["deploy"][key] = json!("60s");
+    }
+}
+
+/// Processes whose `environ` or `cmdline` contains `text`.
+fn processes_where(file: &str, text: &str) -> Vec<rustix::process::Pid> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let content = std::fs::read(entry.path().join(file)).unwrap_or_default();
+        if String::from_utf8_lossy(&content).contains(text) {
+            found.extend(rustix::process::Pid::from_raw(pid));
+        }
+    }
+    found
+}
+
+pub(crate) fn kill_where(file: &str, text: &str) {
+    for pid in processes_where(file, text) {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap_or_default();
+    }
+}
+
+/// Free now, and given to nobody else in this run. Below what Linux gives to outgoing connections, of which these
+/// tests make thousands, and below what the process runtime gives to instances.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % u32::from(PORTS)).unwrap();
+    loop {
+        let port = FIRST_PORT + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Waits for something that happens in the background.
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let looked = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, looked).await.is_ok(), "never: {what}");
+}

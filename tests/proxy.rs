@@ -1,0 +1,38 @@
+//! The data plane over real sockets: bytes in, bytes out, and what the upstream saw of it.
+//!
+//! Tests are named after the items of the list of duties that they hold the proxy to.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "proxy/access_log.rs"]
+mod access_log;
+#[path = "proxy/basics.rs"]
+mod basics;
+#[path = "proxy/cutover.rs"]
+mod cutover;
+#[path = "proxy/ejection.rs"]
+mod ejection;
+#[path = "proxy/framing.rs"]
+mod framing;
+#[path = "proxy/holds.rs"]
+mod holds;
+#[path = "proxy/identity.rs"]
+mod identity;
+#[path = "proxy/preview_auth.rs"]
+mod preview_auth;
+#[path = "proxy/responses.rs"]
+mod responses;
+#[path = "proxy/retries.rs"]
+mod retries;
+#[path = "proxy/split.rs"]
+mod split;
+#[path = "proxy/streams.rs"]
+mod streams;
+#[path = "proxy/support.rs"]
+mod support;
+#[path = "proxy/tally.rs"]
+mod tally;
+#[path = "proxy/timeouts.rs"]
+mod timeouts;
+#[path = "proxy/workers.rs"]
+mod workers;

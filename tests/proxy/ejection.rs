@@ -1,0 +1,166 @@
+//! Targets that fail are passed over for a while, and come back by and by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use lockgate::routing::{Backend, Target};
+use lockgate::telemetry::{BackendStats, DeploymentLabels};
+
+use crate::support::{OK, Plane, Upstream, Wire, backend, field, pattern, status, unreachable};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+const BROKEN: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+
+/// A stopped clock, and a connection to a route that leads to `targets`.
+async fn start(targets: &[&Arc<Target>]) -> (Plane, Wire) {
+    let plane = Plane::start();
+    plane.clock.advance(Duration::ZERO);
+    let backend = backend(targets);
+    plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));
+    let client = plane.connect().await;
+    (plane, client)
+}
+
+async fn ask(client: &mut Wire, times: usize) {
+    for _ in 0..times {
+        client.send(GET).await;
+        let head = client.head().await;
+        assert_eq!(field(&head, "lockgate-reason"), None, "{head}");
+    }
+}
+
+/// Asks until `upstream` has answered `count` times in all.
+async fn ask_until(client: &mut Wire, upstream: &Upstream, count: usize) {
+    for _ in 0..1000 {
+        if upstream.heads().len() == count {
+            return;
+        }
+        ask(client, 1).await;
+    }
+    panic!("{} of {count} requests after 1000", upstream.heads().len());
+}
+
+#[tokio::test]
+async fn g6_a_target_that_answers_5xx_in_a_row_is_passed_over_and_each_time_for_twice_as_long() {
+    let (sick, well) = (Upstream::answering(BROKEN).await, Upstream::answering(OK).await);
+    let (plane, mut client) = start(&[&sick.target, &well.target]).await;
+    let mut failures = 0;
+    for seconds in [10, 20, 40] {
+        failures += 5;
+        ask_until(&mut client, &sick, failures).await;
+        for part in [Duration::ZERO, Duration::from_millis(seconds * 1000 - 1)] {
+            plane.clock.advance(part);
+            ask(&mut client, 30).await;
+            assert_eq!(sick.heads().len(), failures, "after {part:?} of {seconds} s");
+        }
+        // It is back, and through its slow start.
+        plane.clock.advance(Duration::from_millis(10_001));
+    }
+    let metrics = plane.metrics();
+    assert!(
+        metrics.contains("upstream_ejections_total{app=\"test\",environment=\"\",deployment=\"\"} 3"),
+        "{metrics}"
+    );
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn g6_answers_in_between_leave_a_target_where_it_is() {
+    let (moody, well) = (Upstream::answering(BROKEN).await, Upstream::answering(OK).await);
+    let (plane, mut client) = start(&[&moody.target, &well.target]).await;
+    for round in 0..5 {
+        moody.answer(BROKEN);
+        ask_until(&mut client, &moody, round * 5 + 4).await;
+        moody.answer(OK);
+        ask_until(&mut client, &moody, round * 5 + 5).await;
+    }
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn g6_a_target_that_cannot_be_reached_is_passed_over() {
+    let (dead, well) = (unreachable().await, Upstream::answering(OK).await);
+    let (plane, mut client) = start(&[&dead, &well.target]).await;
+    ask(&mut client, 100).await;
+    assert!(plane.metrics().contains("lockgate_retries_total 5\n"), "{}", plane.metrics());
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn g6_the_last_target_is_never_passed_over() {
+    let (one, other) = (Upstream::answering(BROKEN).await, Upstream::answering(BROKEN).await);
+    let (plane, mut client) = start(&[&one.target, &other.target]).await;
+    ask(&mut client, 40).await;
+    let mut served = [one.heads().len(), other.heads().len()];
+    served.sort_unstable();
+    assert!(served[0] == 5 && served[1] == 35, "{served:?}");
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn g6_the_last_healthy_target_is_never_passed_over() {
+    let (sick, failing) = (Upstream::answering(OK).await, Upstream::answering(BROKEN).await);
+    sick.target.set_healthy(false);
+    let (plane, mut client) = start(&[&sick.target, &failing.target]).await;
+    ask(&mut client, 20).await;
+    assert_eq!((sick.heads().len(), failing.heads().len()), (0, 20));
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn g6_a_target_that_comes_back_gets_its_share_by_and_by() {
+    let (back, well) = (Upstream::answering(BROKEN).await, Upstream::answering(OK).await);
+    let (plane, mut client) = start(&[&back.target, &well.target]).await;
+    ask_until(&mut client, &back, 5).await;
+    back.answer(OK);
+    plane.clock.advance(Duration::from_secs(10));
+    ask(&mut client, 100).await;
+    assert_eq!(back.heads().len(), 5, "its share begins with nothing");
+    // Half of its half: 150 of 600 on average. The bounds are ten standard deviations away.
+    plane.clock.advance(Duration::from_secs(5));
+    ask(&mut client, 600).await;
+    let part = back.heads().len() - 5;
+    assert!((44..256).contains(&part), "{part} of 600");
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn g6_a_target_that_does_not_answer_in_time_is_passed_over() {
+    let silent = Upstream::start().await;
+    let plane = Plane::with(|settings| {
+        settings.limits.response_head = Duration::from_millis(30);
+        settings.ejection.failures = 1;
+    });
+    let well = Upstream::answering(OK).await;
+    let backend = backend(&[&silent.target, &well.target]);
+    plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));
+    let mut statuses = Vec::new();
+    for _ in 0..40 {
+        let answer = plane.exchange(GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+        statuses.push(status(&answer));
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 504).count(), 1, "{statuses:?}");
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_refused_connection_asks_the_control_plane_to_look_and_an_answer_does_not() {
+    let (gone, well) = (unreachable().await, Upstream::answering(BROKEN).await);
+    for (target, is_doubted) in [(&well.target, false), (&gone, true)] {
+        let labels = DeploymentLabels {
+            app: "web".to_owned(),
+            environment: "production".to_owned(),
+            deployment: "dep".to_owned(),
+        };
+        let plane = Plane::start();
+        let stats = Arc::new(BackendStats::for_deployment(labels, plane.routing.workers()));
+        let backend = Arc::new(Backend::new([Arc::clone(target)].into(), stats));
+        plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));
+        let mut client = plane.connect().await;
+        client.send(GET).await;
+        client.head().await;
+        // Ready at once, or not at all.
+        assert_eq!(plane.routing.doubted().now_or_never().is_some(), is_doubted);
+    }
+}

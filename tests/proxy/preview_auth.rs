@@ -1,0 +1,126 @@
+//! The door of a preview: who is let in, what is answered to others, and what the app gets to see.
+
+use std::sync::Arc;
+
+use lockgate::routing::label::{Labelled, Labels};
+use lockgate::routing::path::PathPrefix;
+use lockgate::routing::preview_auth::{LinkKey, PreviewAuth};
+use lockgate::routing::table::PathRoute;
+
+use crate::support::{Plane, Upstream, field, pattern, status};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+/// In the year 2096.
+const LATER: i64 = 4_000_000_000;
+
+/// `app.test` is for everybody, its label `feat` opens as `auth` says.
+fn publish(plane: &Plane, live: &Upstream, preview: &Upstream, auth: PreviewAuth) {
+    let now = lockgate::clock::Clock::now(&lockgate::clock::SystemClock);
+    let expires_at = now + std::time::Duration::from_secs(600);
+    let mut labels = Labels::default();
+    let (backend, auth) = (preview.backend.clone(), Some(Arc::new(auth)));
+    labels.insert("feat", Labelled { backend, expires_at, auth });
+    let route = PathRoute::new(PathPrefix::root(), live.backend.clone()).with_labels(Arc::new(labels));
+    plane.routing.publish(|edit| edit.set(&pattern("app.test"), vec![route]));
+}
+
+fn key() -> LinkKey {
+    match PreviewAuth::link(&[7; 32], "web", "feat") {
+        PreviewAuth::Link(key) => key,
+        PreviewAuth::Basic(_) => unreachable!(),
+    }
+}
+
+async fn ask(plane: &Plane, line: &str, fields: &str) -> String {
+    plane
+        .exchange(format!("{line} HTTP/1.1\r\nHost: feat.app.test\r\nConnection: close\r\n{fields}\r\n"))
+        .await
+}
+
+#[tokio::test]
+async fn without_the_password_nothing_reaches_the_preview_and_with_it_all_but_the_password_does() {
+    let (plane, live, preview) =
+        (Plane::start(), Upstream::answering(OK).await, Upstream::answering(OK).await);
+    publish(&plane, &live, &preview, PreviewAuth::basic("ann", "s3cret:x"));
+    // ann:s3cret:x, ann:wrong
+    let (right, wrong) = ("YW5uOnMzY3JldDp4", "YW5uOndyb25n");
+    for fields in [
+        String::new(),
+        format!("Authorization: Basic {wrong}\r\n"),
+        format!("Authorization: Bearer {right}\r\n"),
+        format!("Authorization: Basic {right}\r\nAuthorization: Basic {wrong}\r\n"),
+        "Authorization: Basic \r\n".to_owned(),
+        "Authorization: b\r\n".to_owned(),
+    ] {
+        let answer = ask(&plane, "GET /", &fields).await;
+        assert_eq!(status(&answer), 401, "{fields}: {answer}");
+        assert_eq!(field(&answer, "lockgate-reason"), Some("preview_password_required"));
+        assert!(field(&answer, "www-authenticate").unwrap().starts_with("Basic realm="), "{answer}");
+    }
+    assert!(preview.heads().is_empty(), "{:?}", preview.heads());
+    let answer = ask(&plane, "GET /x?y", &format!("Authorization: bAsIc {right}\r\nCookie: a=1\r\n")).await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    let head = &preview.heads()[0];
+    assert!(head.starts_with("GET /x?y HTTP/1.1\r\n"), "{head}");
+    assert_eq!((field(head, "authorization"), field(head, "cookie")), (None, Some("a=1")));
+
+    // The app itself has a door of its own, if any.
+    let whole = format!(
+        "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\nAuthorization: Basic {right}\r\n\r\n"
+    );
+    assert_eq!(status(&plane.exchange(whole).await), 200);
+    assert_eq!(field(&live.heads()[0], "authorization"), Some(format!("Basic {right}").as_str()));
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_signed_link_becomes_a_cookie_that_opens_the_rest_of_the_preview() {
+    let (plane, live, preview) =
+        (Plane::start(), Upstream::answering(OK).await, Upstream::answering(OK).await);
+    publish(&plane, &live, &preview, PreviewAuth::link(&[7; 32], "web", "feat"));
+    let token = key().sign(LATER);
+    let answer = ask(&plane, &format!("GET //evil.test/a?x=1&lockgate_link={token}&y"), "").await;
+    assert_eq!(status(&answer), 303, "{answer}");
+    assert_eq!(field(&answer, "location"), Some("/evil.test/a?x=1&y"));
+    let cookie = field(&answer, "set-cookie").unwrap().to_owned();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax") && !cookie.contains("Secure"));
+    assert!(preview.heads().is_empty(), "the link itself went to the app");
+
+    let pair = cookie.split(';').next().unwrap();
+    let answer =
+        ask(&plane, "GET /app.css", &format!("Cookie: a=1; {pair}; b=2\r\nAuthorization: Own x\r\n")).await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    let head = preview.heads().pop().unwrap();
+    assert_eq!((field(&head, "cookie"), field(&head, "authorization")), (Some("a=1; b=2"), Some("Own x")));
+    let answer = ask(&plane, "POST /form", &format!("Cookie: {pair}\r\nContent-Length: 0\r\n")).await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    assert_eq!(field(&preview.heads().pop().unwrap(), "cookie"), None);
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_link_that_is_over_forged_or_another_labels_opens_nothing() {
+    let (plane, live, preview) =
+        (Plane::start(), Upstream::answering(OK).await, Upstream::answering(OK).await);
+    publish(&plane, &live, &preview, PreviewAuth::link(&[7; 32], "web", "feat"));
+    let PreviewAuth::Link(other) = PreviewAuth::link(&[7; 32], "web", "other") else { unreachable!() };
+    let good = key().sign(LATER);
+    for token in
+        [key().sign(1), other.sign(LATER), good.replacen("4000000000", "4000000001", 1), String::new()]
+    {
+        for (line, fields) in [
+            (format!("GET /?lockgate_link={token}"), String::new()),
+            ("GET /".to_owned(), format!("Cookie: lockgate_preview={token}\r\n")),
+        ] {
+            let answer = ask(&plane, &line, &fields).await;
+            assert_eq!(status(&answer), 403, "{line} {fields}");
+            assert_eq!(field(&answer, "lockgate-reason"), Some("preview_link_required"));
+            assert_eq!(field(&answer, "set-cookie"), None);
+        }
+    }
+    // A link is for reading; what changes something needs the cookie.
+    let answer = ask(&plane, &format!("POST /?lockgate_link={good}"), "Content-Length: 0\r\n").await;
+    assert_eq!(status(&answer), 403, "{answer}");
+    assert!(preview.heads().is_empty() && live.heads().is_empty());
+    plane.shutdown().await;
+}

@@ -1,0 +1,348 @@
+//! A data plane of one test, upstreams that do what the test says, and raw clients.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use lockgate::clock::{Clock, SystemClock, Timestamp};
+use lockgate::ids::InstanceId;
+use lockgate::proxy::{self, DataPlane, Limits, ProxySettings, StartError};
+use lockgate::routing::{Backend, HostPattern, Routing, Target};
+use lockgate::telemetry::BackendStats;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// An answer without a body.
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+/// Nothing in these tests takes that long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Workers that a test's targets are ready for.
+pub(crate) const WORKERS: usize = 4;
+
+/// A data plane, with one worker unless a test asks for [`WORKERS`].
+pub(crate) struct Plane {
+    pub(crate) routing: Arc<Routing>,
+    pub(crate) address: SocketAddr,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) plane: DataPlane,
+}
+
+/// The machine's clock, until it is stopped and moved by hand.
+#[derive(Debug, Default)]
+pub(crate) struct TestClock {
+    stopped: Mutex<Option<Instant>>,
+    /// Calls until one panics.
+    panics_in: AtomicUsize,
+    /// Whoever asks for the time waits for it.
+    pub(crate) stalled: Mutex<()>,
+}
+
+/// Where a test plays the application.
+pub(crate) struct Upstream {
+    listener: Arc<TcpListener>,
+    pub(crate) target: Arc<Target>,
+    pub(crate) backend: Arc<Backend>,
+    tasks: Mutex<JoinSet<()>>,
+    heads: Arc<Mutex<Vec<String>>>,
+    response: Arc<Mutex<&'static str>>,
+}
+
+/// One end of a connection.
+pub(crate) struct Wire {
+    pub(crate) stream: TcpStream,
+    /// Read and not yet asked for.
+    read: Vec<u8>,
+}
+
+impl Plane {
+    pub(crate) fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut ProxySettings)) -> Self {
+        Self::try_with(change).unwrap()
+    }
+
+    pub(crate) fn try_with(change: impl FnOnce(&mut ProxySettings)) -> Result<Self, StartError> {
+        Self::of_workers(1, change)
+    }
+
+    pub(crate) fn of_workers(
+        workers: usize,
+        change: impl FnOnce(&mut ProxySettings),
+    ) -> Result<Self, StartError> {
+        let mut settings = ProxySettings {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            via: None,
+            limits: Limits { tick: Duration::from_millis(10), ..Limits::default() },
+            ..ProxySettings::default()
+        };
+        change(&mut settings);
+        let routing = Arc::new(Routing::new(workers));
+        let clock = Arc::new(TestClock::default());
+        let plane = proxy::start(settings, &routing, &(clock.clone() as Arc<dyn Clock>))?;
+        Ok(Self { routing, address: plane.addresses()[0], clock, plane })
+    }
+
+    /// Leads `host` to `upstream`.
+    pub(crate) fn route(&self, host: &str, upstream: &Upstream) -> u64 {
+        self.routing.publish(|edit| edit.route(&pattern(host), "/", &upstream.backend))
+    }
+
+    pub(crate) async fn connect(&self) -> Wire {
+        Wire::new(within(TcpStream::connect(self.address)).await.unwrap())
+    }
+
+    /// A new connection, one request, and all that comes back until the proxy closes.
+    pub(crate) async fn exchange(&self, request: impl AsRef<[u8]>) -> String {
+        let mut client = self.connect().await;
+        client.send(request).await;
+        client.rest().await
+    }
+
+    /// Connections that each of the workers took.
+    pub(crate) fn taken(&self) -> [u64; WORKERS] {
+        std::array::from_fn(|worker| self.plane.telemetry().of(worker).connections.get())
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        self.plane.telemetry().render()
+    }
+
+    /// Waits until `condition` holds; workers get their turn meanwhile.
+    pub(crate) async fn settle(&self, condition: impl Fn() -> bool) {
+        within(async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
+    pub(crate) async fn shutdown(self) {
+        within(self.plane.shutdown(Duration::from_secs(5))).await;
+    }
+}
+
+impl TestClock {
+    /// Has whoever asks for the time the `nth` time from now on panic.
+    pub(crate) fn panic_at(&self, nth: usize) {
+        self.panics_in.store(nth, Ordering::Relaxed);
+    }
+
+    /// Stops it, and moves it forward.
+    pub(crate) fn advance(&self, by: Duration) {
+        let mut stopped = self.stopped.lock().unwrap();
+        *stopped = Some(stopped.unwrap_or_else(|| SystemClock.now()) + by);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Instant {
+        drop(self.stalled.lock());
+        let left =
+            self.panics_in.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        assert_ne!(left, Ok(1), "a fault put in by a test");
+        self.stopped.lock().unwrap().unwrap_or_else(|| SystemClock.now())
+    }
+
+    fn wall(&self) -> Timestamp {
+        SystemClock.wall()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        SystemClock.sleep_until(deadline)
+    }
+}
+
+impl Upstream {
+    pub(crate) async fn start() -> Self {
+        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = listener.local_addr().unwrap();
+        Self { listener, ..Self::at(address).await }
+    }
+
+    /// A target at `address`, where something else listens.
+    pub(crate) async fn at(address: SocketAddr) -> Self {
+        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let target = Arc::new(Target::new(InstanceId::generate(), address, WORKERS));
+        let stats = Arc::new(BackendStats::for_service("test", WORKERS));
+        let backend = Arc::new(Backend::new(Box::new([target.clone()]), stats));
+        Self {
+            listener,
+            target,
+            backend,
+            tasks: Mutex::default(),
+            heads: Arc::default(),
+            response: Arc::default(),
+        }
+    }
+
+    /// An upstream that answers every request on every connection with `response`.
+    pub(crate) async fn answering(response: &'static str) -> Self {
+        let upstream = Self::start().await;
+        upstream.answer(response);
+        let (listener, heads, response) =
+            (upstream.listener.clone(), upstream.heads.clone(), upstream.response.clone());
+        upstream.tasks.lock().unwrap().spawn(async move {
+            let mut wires = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (heads, response) = (heads.clone(), response.clone());
+                wires.spawn(async move {
+                    let mut wire = Wire::new(stream);
+                    while let Some(head) = wire.try_head().await {
+                        heads.lock().unwrap().push(head);
+                        let response = *response.lock().unwrap();
+                        wire.send(response).await;
+                    }
+                });
+            }
+        });
+        upstream
+    }
+
+    /// Answers with `response` from now on.
+    pub(crate) fn answer(&self, response: &'static str) {
+        *self.response.lock().unwrap() = response;
+    }
+
+    /// The heads of all requests that were answered.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+
+    pub(crate) async fn accept(&self) -> Wire {
+        Wire::new(within(self.listener.accept()).await.unwrap().0)
+    }
+}
+
+impl Wire {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, read: Vec::new() }
+    }
+
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        within(self.stream.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// Sends what is taken of `bytes`.
+    pub(crate) async fn write_some(&mut self, bytes: &[u8]) -> usize {
+        self.stream.write(bytes).await.unwrap()
+    }
+
+    /// Goes away without a word.
+    pub(crate) fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+
+    /// Ends this side; the other may go on.
+    pub(crate) async fn finish(&mut self) {
+        within(self.stream.shutdown()).await.unwrap();
+    }
+
+    /// Bytes up to and with the first `end`.
+    pub(crate) async fn until(&mut self, end: &str) -> String {
+        let found = self.try_until(end).await;
+        found.unwrap_or_else(|| panic!("the connection ended before {end:?}: {:?}", self.text()))
+    }
+
+    /// A head, up to and with its empty line.
+    pub(crate) async fn head(&mut self) -> String {
+        self.until("\r\n\r\n").await
+    }
+
+    pub(crate) async fn try_head(&mut self) -> Option<String> {
+        self.try_until("\r\n\r\n").await
+    }
+
+    /// The next `count` bytes.
+    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.read.len() < count {
+            assert!(self.fill().await, "the connection ended after {:?}", self.text());
+        }
+        self.read.drain(..count).collect()
+    }
+
+    /// Everything until the other side closes or resets.
+    pub(crate) async fn rest(&mut self) -> String {
+        while self.fill().await {}
+        let text = self.text();
+        self.read.clear();
+        text
+    }
+
+    /// How the connection ends; nothing may come before.
+    pub(crate) async fn end(&mut self) -> Result<(), std::io::ErrorKind> {
+        let ended = within(self.stream.read_buf(&mut self.read)).await;
+        assert!(self.read.is_empty(), "bytes instead of the end: {:?}", self.text());
+        ended.map(drop).map_err(|error| error.kind())
+    }
+
+    /// Waits until the other side closed or reset; nothing may have come.
+    pub(crate) async fn closed(&mut self) {
+        assert_eq!(self.rest().await, "", "bytes instead of the end");
+    }
+
+    async fn try_until(&mut self, end: &str) -> Option<String> {
+        loop {
+            let found = self.read.windows(end.len()).position(|window| window == end.as_bytes());
+            if let Some(at) = found {
+                let bytes: Vec<u8> = self.read.drain(..at + end.len()).collect();
+                return Some(String::from_utf8_lossy(&bytes).into_owned());
+            }
+            if !self.fill().await {
+                return None;
+            }
+        }
+    }
+
+    async fn fill(&mut self) -> bool {
+        // A reset is an end, too.
+        within(self.stream.read_buf(&mut self.read)).await.unwrap_or(0) > 0
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.read).into_owned()
+    }
+}
+
+/// A target that nobody listens on.
+pub(crate) async fn unreachable() -> Arc<Target> {
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    Arc::new(Target::new(InstanceId::generate(), address, WORKERS))
+}
+
+pub(crate) fn backend(targets: &[&Arc<Target>]) -> Arc<Backend> {
+    let targets = targets.iter().map(|target| Arc::clone(target)).collect();
+    Arc::new(Backend::new(targets, Arc::new(BackendStats::for_service("test", WORKERS))))
+}
+
+pub(crate) fn pattern(text: &str) -> HostPattern {
+    text.parse().unwrap()
+}
+
+/// The value of a header field in a head.
+pub(crate) fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().skip(1).find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then_some(value.trim())
+    })
+}
+
+pub(crate) fn status(head: &str) -> u16 {
+    head.split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or_else(|| panic!("no status: {head:?}"))
+}
+
+/// Fails the test instead of waiting for ever.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("waited in vain")
+}
