@@ -19,7 +19,7 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How far an operation is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Until {
-    /// It has cut over and holds, or has ended.
+    /// It has cut over and holds, so that only the old version's drain is left; or it has ended.
     Held,
     Ended,
 }
@@ -60,9 +60,9 @@ async fn follow_on(
             *last = Some(id.trim().to_owned());
         }
         show(&event);
-        // A watch that failed is followed by the way back.
-        let holds = event.kind == EventKind::StepEnded && event.text == "watch done";
-        if (holds && until == Until::Held) || event.kind == EventKind::Ended {
+        // Not the end of the watch: where nothing has to drain, the operation's own end is about to come.
+        let drains = event.kind == EventKind::StepBegan && event.text == "drain";
+        if (drains && until == Until::Held) || event.kind == EventKind::Ended {
             return Ok(true);
         }
     }
