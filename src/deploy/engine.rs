@@ -216,6 +216,7 @@ impl Engine {
     }
 
     pub(super) fn advance(&self, operation: OperationId, progress: Progress) {
+        self.lanes.answered(operation);
         if let Some(sender) = self.lock_progress().get(&operation) {
             sender.send_replace(progress);
         }

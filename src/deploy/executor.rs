@@ -31,8 +31,16 @@ pub(super) type LaneKey = (AppName, EnvironmentName);
 
 #[derive(Debug, Default)]
 struct Lane {
-    running: Option<(OperationId, CancellationToken)>,
+    running: Option<Running>,
     waiting: VecDeque<Job>,
+}
+
+#[derive(Debug)]
+struct Running {
+    operation: OperationId,
+    token: CancellationToken,
+    /// Its caller was answered: what is left of it in the lane is over in a moment, and is nobody's concern.
+    is_answered: bool,
 }
 
 /// What a deploy is one in a row of: a newer one of the same line makes those that wait pointless.
@@ -89,10 +97,8 @@ impl Engine {
     pub(super) fn cancel(self: &Arc<Self>, key: &LaneKey, operation: OperationId) -> bool {
         let mut lanes = self.lanes.lock();
         let Some(lane) = lanes.get_mut(key) else { return false };
-        if let Some((running, token)) = &lane.running
-            && *running == operation
-        {
-            token.cancel();
+        if let Some(running) = lane.running.as_ref().filter(|running| running.operation == operation) {
+            running.token.cancel();
             return true;
         }
         let is_it = |job: &Job| matches!(job, Job::Run { operation: waiting, .. } if *waiting == operation);
@@ -125,7 +131,7 @@ impl Engine {
         };
         let token = CancellationToken::new();
         if let Job::Run { operation, .. } = &job {
-            lane.running = Some((*operation, token.clone()));
+            lane.running = Some(Running { operation: *operation, token: token.clone(), is_answered: false });
         }
         Some((job, token))
     }
@@ -392,7 +398,17 @@ impl Lanes {
             Job::Run { operation, .. } => Some(*operation),
             Job::Fire(_) => None,
         });
-        LaneView { running: lane.running.as_ref().map(|(id, _)| *id), waiting: waiting.collect() }
+        let running = lane.running.as_ref().filter(|running| !running.is_answered);
+        LaneView { running: running.map(|running| running.operation), waiting: waiting.collect() }
+    }
+
+    /// Whoever is answered and asks for the next thing must not find the lane taken by what was answered.
+    pub(super) fn answered(&self, operation: OperationId) {
+        let mut lanes = self.lock();
+        let mut running = lanes.values_mut().filter_map(|lane| lane.running.as_mut());
+        if let Some(running) = running.find(|running| running.operation == operation) {
+            running.is_answered = true;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<LaneKey, Lane>> {

@@ -73,7 +73,16 @@ impl Orchestrator {
         caller: Caller,
     ) -> Result<Submitted, Denied> {
         // What is looked at here still holds when the operation is there.
-        let _turn = self.engine.submitting.lock().await;
+        let turn = self.engine.submitting.lock().await;
+        self.submit_wake_in(&turn, deployment, caller).await
+    }
+
+    async fn submit_wake_in(
+        &self,
+        _turn: &tokio::sync::MutexGuard<'_, ()>,
+        deployment: DeploymentId,
+        caller: Caller,
+    ) -> Result<Submitted, Denied> {
         let found = self.engine.store.deployment(&deployment).await?;
         let found = found.ok_or(Denied::DeploymentNotFound { deployment })?;
         if found.status != DeploymentStatus::Ready || found.desired_state == DesiredState::Archived {
@@ -108,9 +117,16 @@ impl Engine {
     /// Begins to wake a deployment, unless somebody is at it, for as long as a request waits for it.
     async fn wake_for_requests(self: Arc<Self>, deployment: DeploymentId) {
         let orchestrator = Orchestrator { engine: Arc::clone(&self) };
-        while self.is_waited_for(deployment) && !self.stopping.is_cancelled() {
+        while !self.stopping.is_cancelled() {
+            let turn = self.submitting.lock().await;
+            // Looked at in turn: the bell may have rung more than once, and who came first may be done by now.
+            if !self.is_waited_for(deployment) {
+                return;
+            }
             let caller = Caller { actor: "request".to_owned(), idempotency: None };
-            match orchestrator.submit_wake(deployment, caller).await {
+            let submitted = orchestrator.submit_wake_in(&turn, deployment, caller).await;
+            drop(turn);
+            match submitted {
                 Ok(_) => return,
                 Err(Denied::Store { source }) => {
                     warn!(%deployment, error = chain(&source), "not woken yet; tried again");

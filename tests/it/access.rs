@@ -117,7 +117,8 @@ async fn killed_while_it_is_enabled_an_app_is_disabled_or_serves() {
         let mut lockgate = Lockgate::prepare(|_| {});
         lockgate.spawn(&format!("{point}=kill@{pass}")).await;
         lockgate.deploy("one").await.unwrap();
-        assert!(lockgate.cli(&["disable", "web"]).status.success());
+        let off = lockgate.cli(&["disable", "web"]);
+        assert!(off.status.success(), "{point}: {}\n{}", out(&off), lockgate.logged());
         eventually(&format!("{point}: it is stopped"), async || lockgate.running().await == 0).await;
         let answered = lockgate.client.post::<Operation>("/v1/apps/web/enable", &json!({})).await;
         eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
