@@ -15,7 +15,7 @@ mod registry;
 mod stop;
 mod volume;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::env;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -225,7 +225,9 @@ impl Docker {
         };
         let exposed = || {
             let ports = inspected.config.iter().flat_map(|config| config.exposed_ports.iter().flatten());
-            Ports::Exposed(ports.filter_map(|port| port.strip_suffix("/tcp")?.parse().ok()).collect())
+            let ports = ports.filter_map(|port| port.strip_suffix("/tcp")?.parse().ok());
+            // The engine's answer is a map: without an order, and told in one.
+            Ports::Exposed(ports.collect::<BTreeSet<_>>().into_iter().collect())
         };
         let pid = inspected.state.as_ref().and_then(|state| state.pid).filter(|pid| *pid > 0);
         let (Some(pid), Some(id)) = (pid, inspected.id.clone()) else { return Ok(exposed()) };

@@ -180,10 +180,11 @@ async fn a_disabled_app_drains_stops_and_refuses_until_it_is_enabled() {
 
 #[tokio::test]
 async fn an_app_that_does_not_become_ready_stays_disabled_and_stopped() {
-    let bed = Bed::with(|settings| settings.deploy.health_timeout = Delay::seconds(1)).await;
+    let bed = Bed::new().await;
     bed.deploy(&["nap", ""]).await;
     bed.disabled().await;
-    let operation = bed.enable().await;
+    let mut submitted = bed.engine.submit(Command::Enable(app()), caller()).await.unwrap();
+    let operation = bed.ended_in_time(&mut submitted).await;
     assert_eq!(operation.failure.map(|failure| failure.code).as_deref(), Some("not_ready"));
     assert_eq!(bed.refused(), Some("app_disabled"));
     eventually("it is stopped again", async || bed.runtime.running().is_empty()).await;

@@ -27,12 +27,6 @@ impl Bed {
         eventually("it is live", async || self.serves(HOST) == Ok(new.clone())).await;
         submitted
     }
-
-    /// Lets the watch pass: what was asked until now is looked at once more.
-    async fn held(&self, submitted: &mut Submitted) -> Operation {
-        self.clock.leap(Duration::from_secs(600));
-        self.ended(submitted).await
-    }
 }
 
 #[tokio::test]

@@ -18,10 +18,12 @@ impl Bed {
 async fn an_extended_preview_outlives_its_first_expiry_and_an_expired_one_is_not_extended() {
     let bed = Bed::new().await;
     let (live, _) = bed.deploy(&["serve", "1"]).await;
-    let kept = bed.ephemeral("kept", Delay::seconds(2)).await;
-    let gone = bed.ephemeral("gone", Delay::seconds(2)).await;
-    bed.engine.extend(kept, Delay::seconds(3600)).await.unwrap();
-    eventually("the other one expires", async || bed.serves("gone.web.test").is_err()).await;
+    let kept = bed.ephemeral("kept", Delay::seconds(3600)).await;
+    let gone = bed.ephemeral("gone", Delay::seconds(3600)).await;
+    bed.engine.extend(kept, Delay::seconds(3 * 3600)).await.unwrap();
+    bed.clock.leap(Duration::from_secs(3600));
+    eventually("the other one is ended", async || bed.status(gone).await.1 == DesiredState::Archived).await;
+    assert_eq!(bed.serves("gone.web.test"), Err(Miss::EphemeralExpired));
     assert_eq!(bed.serves("kept.web.test"), Ok(kept.to_string()));
     assert!(matches!(
         bed.engine.extend(gone, Delay::seconds(60)).await,
@@ -31,7 +33,8 @@ async fn an_extended_preview_outlives_its_first_expiry_and_an_expired_one_is_not
     assert!(matches!(bed.engine.extend(kept, Delay::seconds(0)).await, Err(Denied::Invalid { .. })));
     // The sweep and a restart know of it as well.
     eventually("the expired one is removed", async || bed.runtime.of(gone).is_empty()).await;
-    let bed = bed.restart().await;
+    let clock = bed.clock.clone();
+    let bed = bed.restart_at(clock).await;
     assert_eq!(bed.serves("kept.web.test"), Ok(kept.to_string()));
 }
 

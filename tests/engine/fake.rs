@@ -1,7 +1,7 @@
 //! A runtime without an engine: each instance is a task that answers HTTP on a port of its own. The command says how
 //! it behaves, and the runtime writes down what it was told to do.
 //!
-//! `serve`, `exit`, `done` (ends with 0), `deaf` (never listens), `sick` (answers 500), `mortal MS` (serves, then exits after MS), `nap`
+//! `serve`, `exit`, `done` (ends with 0), `deaf` (never listens), `sick` (answers 500), `nap`
 //! (serves, and is deaf when it is started again), `portless` (has no address), `answers STATUS…` (one after the other,
 //! then the last one for ever), `errs N VERSION` (500 to every n-th request but those of its health check), `stall` (keeps what is not its health
 //! check until it is told to answer), `container HEALTH` (deaf, with a health check of its own that says so), `refused` (does
@@ -35,7 +35,7 @@ pub(crate) enum Told {
 
 #[derive(Debug, Default)]
 pub(crate) struct FakeRuntime {
-    instances: Arc<Mutex<HashMap<InstanceId, Life>>>,
+    instances: Mutex<HashMap<InstanceId, Life>>,
     told: Mutex<Vec<Told>>,
     envs: Mutex<HashMap<DeploymentId, BTreeMap<String, String>>>,
     away: AtomicBool,
@@ -47,7 +47,7 @@ pub(crate) struct FakeRuntime {
     starts_sick: AtomicBool,
     has_health_check: AtomicBool,
     are_programs_changed: AtomicBool,
-    watchers: Arc<Mutex<Vec<mpsc::Sender<Changed>>>>,
+    watchers: Mutex<Vec<mpsc::Sender<Changed>>>,
     specs: Mutex<Vec<InstanceSpec>>,
     most: AtomicUsize,
 }
@@ -253,25 +253,6 @@ impl FakeRuntime {
             "exit" | "done" | "deaf" | "container" => {
                 drop(listener);
                 None
-            }
-            "mortal" => {
-                let lasts = Duration::from_millis(spec.command[1].parse().unwrap());
-                let (instances, watchers, id) = (self.instances.clone(), self.watchers.clone(), spec.id);
-                let served = answers.give_for_ever(listener);
-                let server = served.clone();
-                let runtime = tokio::runtime::Handle::current();
-                runtime.spawn(async move {
-                    tokio::time::sleep(lasts).await;
-                    server.abort();
-                    if let Some(life) = instances.lock().unwrap().get_mut(&id) {
-                        life.instance.state =
-                            InstanceState::Exited(Exit { code: Some(1), ..Exit::default() });
-                    }
-                    for watcher in watchers.lock().unwrap().iter() {
-                        drop(watcher.try_send(Changed::One(id)));
-                    }
-                });
-                Some(served)
             }
             _ => Some(answers.give_for_ever(listener)),
         };

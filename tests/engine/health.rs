@@ -24,7 +24,7 @@ impl Bed {
     }
 
     /// Lets time pass until something is so.
-    async fn in_time(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+    async fn comes_to(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         eventually(what, async || {
             self.clock.leap(Duration::from_millis(500));
             is_so()
@@ -52,13 +52,13 @@ async fn an_unhealthy_replica_is_replaced_after_its_drain_whatever_the_mode() {
         let [ill, well] = bed.targets().try_into().unwrap();
         let held = ill.gate.enter(0).unwrap();
         ail(&bed.runtime, ill.id);
-        bed.in_time("it is out of rotation", || ill.gate.is_closed()).await;
+        bed.comes_to("it is out of rotation", || ill.gate.is_closed()).await;
         assert_eq!(bed.targets().iter().map(|target| target.id).collect::<Vec<_>>(), [well.id], "{mode:?}");
         bed.looked().await;
         assert_eq!(bed.stops(ill.id), 0, "{mode:?}: stopped under a request");
         assert_eq!(bed.targets().len(), 1, "{mode:?}: in rotation while it drains");
         drop(held);
-        bed.in_time("it is back", || bed.targets().len() == 2).await;
+        bed.comes_to("it is back", || bed.targets().len() == 2).await;
         assert_eq!((bed.stops(ill.id), bed.runtime.starts(ill.id)), (1, 2), "{mode:?}");
         assert_eq!((bed.stops(well.id), bed.runtime.starts(well.id)), (0, 1), "{mode:?}");
         assert!(bed.targets().iter().all(|target| target.is_healthy() && !target.gate.is_closed()));
@@ -74,7 +74,7 @@ async fn the_last_replica_that_serves_stays_and_comes_back_healthy() {
         for target in &targets {
             bed.runtime.set_sick(target.id, true);
         }
-        bed.in_time("all are unhealthy", || targets.iter().all(|target| !target.is_healthy())).await;
+        bed.comes_to("all are unhealthy", || targets.iter().all(|target| !target.is_healthy())).await;
         // Several more checks.
         for _ in 0..3 {
             bed.clock.leap(Duration::from_secs(10));
@@ -85,7 +85,7 @@ async fn the_last_replica_that_serves_stays_and_comes_back_healthy() {
         for target in &targets {
             bed.runtime.set_sick(target.id, false);
         }
-        bed.in_time("all are healthy", || targets.iter().all(|target| target.is_healthy())).await;
+        bed.comes_to("all are healthy", || targets.iter().all(|target| target.is_healthy())).await;
     }
 }
 
@@ -97,7 +97,7 @@ async fn a_replica_that_stays_unhealthy_is_not_replaced_over_and_over() {
     bed.runtime.set_starts_sick(true);
     bed.runtime.set_sick(ill.id, true);
     let began = lockgate::clock::Clock::now(&*bed.clock);
-    bed.in_time("it was tried five times", || bed.runtime.starts(ill.id) == 6).await;
+    bed.comes_to("it was tried five times", || bed.runtime.starts(ill.id) == 6).await;
     let took = lockgate::clock::Clock::now(&*bed.clock) - began;
     assert!(took >= Duration::from_secs(10 + 20 + 40 + 80), "five tries within {took:?}");
     assert_eq!(bed.targets().len(), 1, "it never was ready");
@@ -115,8 +115,8 @@ async fn a_version_that_is_taken_out_of_service_does_not_wait_for_a_replica_to_c
     let [ill, well] = bed.targets().try_into().unwrap();
     bed.runtime.set_starts_sick(true);
     bed.runtime.set_sick(ill.id, true);
-    bed.in_time("it is started again", || bed.runtime.starts(ill.id) == 2).await;
+    bed.comes_to("it is started again", || bed.runtime.starts(ill.id) == 2).await;
     bed.runtime.set_starts_sick(false);
     bed.deploy(&["serve", "2"]).await;
-    bed.in_time("both are stopped", || bed.stops(ill.id) >= 2 && bed.stops(well.id) >= 1).await;
+    bed.comes_to("both are stopped", || bed.stops(ill.id) >= 2 && bed.stops(well.id) >= 1).await;
 }

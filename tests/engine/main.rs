@@ -54,6 +54,12 @@ use lockgate::store::{
 };
 
 const HOST: &str = "web.test";
+/// No wait lasts longer, on however busy a machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any test: what it limits ends by a leap of the clock alone.
+const LONG: Delay = Delay::seconds(3600);
+/// The same, and not as long as a version that was replaced stays up.
+const WATCH: Delay = Delay::seconds(600);
 
 /// One installation: store, runtime, routes, engine.
 struct Bed {
@@ -82,7 +88,7 @@ impl Bed {
         let mut settings =
             AppSettings { command: vec!["serve".into(), "1".into()], ..AppSettings::default() };
         settings.deploy.watch = Delay(Duration::from_millis(50));
-        settings.deploy.health_timeout = Delay::seconds(2);
+        settings.deploy.health_timeout = Delay::seconds(30);
         settings.health.path = Some("/up".to_owned());
         settings.deploy.stop_grace = Delay::seconds(1);
         change(&mut settings);
@@ -151,6 +157,25 @@ impl Bed {
         self.store.operation(&submitted.operation).await.unwrap().unwrap()
     }
 
+    /// Waits for the end of an operation that a limit of its own is to end.
+    async fn ended_in_time(&self, submitted: &mut Submitted) -> Operation {
+        self.in_time(self.ended(submitted)).await
+    }
+
+    /// Lets time pass, faster than it does, until something has ended.
+    async fn in_time<T>(&self, waited: impl Future<Output = T>) -> T {
+        let passing = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                self.clock.leap(Duration::from_millis(500));
+            }
+        };
+        tokio::select! {
+            waited = waited => waited,
+            () = passing => unreachable!(),
+        }
+    }
+
     async fn swap(&self, deployment: DeploymentId) -> Result<Submitted, Denied> {
         let request = SwapRequest {
             app: Some(app()),
@@ -212,7 +237,7 @@ fn request(command: &[&str]) -> DeployRequest {
 
 /// No wait of these tests may last.
 async fn within<T>(wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it took too long")
+    tokio::time::timeout(PATIENCE, wait).await.expect("it took too long")
 }
 
 /// Waits for something that happens in the background.
@@ -222,7 +247,7 @@ async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), looked).await.unwrap_or_else(|_| panic!("never: {what}"));
+    tokio::time::timeout(PATIENCE, looked).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 #[tokio::test]
@@ -277,7 +302,9 @@ async fn a_deploy_that_fails_changes_nothing_and_leaves_nothing() {
         let bed = Bed::new().await;
         let (first, _) = bed.deploy(&["serve", "1"]).await;
         let generation = bed.routing.generation();
-        let (failed, operation) = bed.deploy(&command).await;
+        let mut submitted = bed.submit(&command).await;
+        let failed = submitted.deployment.unwrap();
+        let operation = bed.ended_in_time(&mut submitted).await;
         let failure = operation.failure.unwrap();
         assert_eq!((operation.state, failure.code.as_str()), (OperationState::Failed, code));
         let told = format!("{} {:?}", failure.cause, failure.evidence);
@@ -296,10 +323,14 @@ async fn a_deploy_that_fails_changes_nothing_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_version_that_dies_after_its_cutover_gives_the_traffic_back() {
-    let bed = Bed::with(|settings| settings.deploy.watch = Delay::seconds(2)).await;
-    let (first, _) = bed.deploy(&["serve", "1"]).await;
+    let bed = Bed::with(|settings| settings.deploy.watch = WATCH).await;
+    let (first, _) = bed.deploy_held(&["serve", "1"]).await;
     let old = bed.backend(HOST).unwrap().targets[0].clone();
-    let (second, operation) = bed.deploy(&["mortal", "300"]).await;
+    let mut submitted = bed.submit(&["serve", "2"]).await;
+    let second = submitted.deployment.unwrap();
+    eventually("it is live", async || bed.serves(HOST) == Ok(second.to_string())).await;
+    bed.runtime.end(bed.runtime.of(second)[0]);
+    let operation = bed.ended(&mut submitted).await;
     assert_eq!(operation.state, OperationState::RolledBack, "{operation:?}");
     assert_eq!(operation.failure.unwrap().code, "instance_exited");
     assert_eq!(bed.serves(HOST), Ok(first.to_string()));
@@ -323,8 +354,9 @@ async fn an_equal_deploy_is_a_noop_unless_forced() {
 
 #[tokio::test]
 async fn of_deploys_that_wait_only_the_newest_runs() {
-    let bed = Bed::with(|settings| settings.deploy.watch = Delay::seconds(1)).await;
+    let bed = Bed::with(|settings| settings.deploy.watch = WATCH).await;
     let mut first = bed.submit(&["serve", "1"]).await;
+    eventually("it is at work", async || !bed.runtime.running().is_empty()).await;
     let mut second = bed.submit(&["serve", "2"]).await;
     let mut third = bed.submit(&["serve", "3"]).await;
     let same = bed.submit(&["serve", "3"]).await;
@@ -333,7 +365,7 @@ async fn of_deploys_that_wait_only_the_newest_runs() {
         (third.operation, true),
         "an equal one that waits is the same"
     );
-    let states = [bed.ended(&mut first).await, bed.ended(&mut second).await, bed.ended(&mut third).await];
+    let states = [bed.held(&mut first).await, bed.ended(&mut second).await, bed.held(&mut third).await];
     assert_eq!(
         states.map(|operation| operation.state),
         [OperationState::Succeeded, OperationState::Superseded, OperationState::Succeeded]
@@ -343,7 +375,7 @@ async fn of_deploys_that_wait_only_the_newest_runs() {
 
 #[tokio::test]
 async fn a_caller_that_does_not_wait_in_line_is_told_who_is_at_it() {
-    let bed = Bed::with(|settings| settings.deploy.watch = Delay::seconds(1)).await;
+    let bed = Bed::with(|settings| settings.deploy.watch = WATCH).await;
     let mut first = bed.submit(&["serve", "1"]).await;
     eventually("it runs", async || !bed.runtime.running().is_empty()).await;
     let denied =
@@ -352,7 +384,7 @@ async fn a_caller_that_does_not_wait_in_line_is_told_who_is_at_it() {
         matches!(denied, Denied::OperationInProgress { holder } if holder == first.operation),
         "{denied:?}"
     );
-    bed.ended(&mut first).await;
+    bed.held(&mut first).await;
 }
 
 #[tokio::test]
@@ -370,8 +402,8 @@ async fn a_cancelled_deploy_takes_back_what_it_did() {
 #[tokio::test]
 async fn a_version_that_still_drains_serves_again_and_is_not_cut() {
     let bed = Bed::with(|settings| {
-        settings.deploy.drain_timeout = Delay::seconds(2);
-        settings.deploy.stream_drain_timeout = Delay::seconds(2);
+        settings.deploy.drain_timeout = LONG;
+        settings.deploy.stream_drain_timeout = LONG;
     })
     .await;
     let (first, _) = bed.deploy(&["serve", "1"]).await;
@@ -385,7 +417,8 @@ async fn a_version_that_still_drains_serves_again_and_is_not_cut() {
     assert!(!old.gate.is_closed());
     let again = bed.request(HOST);
     // Past the old deadline: an order to cut would have come.
-    tokio::time::sleep(Duration::from_millis(2300)).await;
+    bed.clock.leap(2 * LONG.0);
+    bed.looked().await;
     assert_eq!(old.order(), lockgate::routing::backend::Order::Serve);
     assert_eq!(old.gate.in_flight().requests, 2);
     drop((held, again));
@@ -430,8 +463,9 @@ async fn a_restart_serves_what_was_committed_with_the_same_instances() {
 #[tokio::test]
 async fn an_instance_that_ends_is_started_again_and_followed_to_its_new_address() {
     let bed = Bed::new().await;
-    bed.deploy(&["mortal", "500"]).await;
+    bed.deploy(&["serve", "1"]).await;
     let first = bed.backend(HOST).unwrap().targets[0].address;
+    bed.runtime.end(bed.serving());
     eventually("it has a new address", async || {
         bed.backend(HOST).unwrap().targets.first().is_some_and(|target| target.address != first)
     })
@@ -496,19 +530,20 @@ async fn a_label_leads_to_its_deployment_until_it_expires_and_live_is_untouched(
         ttl: Some(Delay::seconds(seconds)),
         ..request(command)
     };
-    let mut preview = bed.try_submit(labelled(&["serve", "p"], 60)).await.unwrap();
+    let mut preview = bed.try_submit(labelled(&["serve", "p"], 3600)).await.unwrap();
     assert_eq!(bed.ended(&mut preview).await.state, OperationState::Succeeded);
     let first = preview.deployment.unwrap();
     assert_eq!(bed.serves("feat.web.test"), Ok(first.to_string()));
     assert_eq!(bed.serves("other.web.test"), Err(Miss::EphemeralUnknown));
     assert_eq!(bed.serves(HOST), Ok(live.to_string()));
 
-    let mut replaced = bed.try_submit(labelled(&["serve", "q"], 2)).await.unwrap();
+    let mut replaced = bed.try_submit(labelled(&["serve", "q"], 3600)).await.unwrap();
     bed.ended(&mut replaced).await;
     assert_eq!(bed.serves("feat.web.test"), Ok(replaced.deployment.unwrap().to_string()));
     eventually("the replaced one is gone", async || bed.status(first).await.1 == DesiredState::Archived)
         .await;
-    eventually("it expires", async || bed.serves("feat.web.test") == Err(Miss::EphemeralExpired)).await;
+    bed.clock.leap(LONG.0);
+    assert_eq!(bed.serves("feat.web.test"), Err(Miss::EphemeralExpired));
     eventually("its instance is removed", async || bed.runtime.known() == 1).await;
     assert_eq!(bed.serves(HOST), Ok(live.to_string()));
 }

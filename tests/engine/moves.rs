@@ -38,7 +38,7 @@ impl Bed {
 async fn three_versions(bed: &Bed) -> [DeploymentId; 3] {
     let mut made = Vec::new();
     for version in ["1", "2", "3"] {
-        made.push(bed.deploy(&["serve", version]).await.0);
+        made.push(bed.deploy_held(&["serve", version]).await.0);
     }
     made.try_into().unwrap()
 }
@@ -149,7 +149,7 @@ async fn the_gates_of_a_promote_are_told_in_their_order() {
 
 #[tokio::test]
 async fn a_rollback_to_a_version_that_does_not_hold_leaves_everything_as_it_was() {
-    let bed = Bed::with(|settings| settings.deploy.watch = Delay::seconds(2)).await;
+    let bed = Bed::with(|settings| settings.deploy.watch = WATCH).await;
     let [_, two, three] = three_versions(&bed).await;
     let mut back = bed.rollback(None, None).await.unwrap();
     eventually("it is live", async || bed.serves(HOST) == Ok(two.to_string())).await;
@@ -162,10 +162,15 @@ async fn a_rollback_to_a_version_that_does_not_hold_leaves_everything_as_it_was(
 
 #[tokio::test]
 async fn a_rollback_whose_source_is_not_live_any_more_when_it_runs_moves_nothing() {
-    let bed = Bed::with(|settings| settings.deploy.watch = Delay::seconds(1)).await;
+    let bed = Bed::new().await;
     let [_, _, three] = three_versions(&bed).await;
+    // Not live before it is well.
+    bed.runtime.set_starts_sick(true);
     let mut deploy = bed.submit(&["serve", "4"]).await;
+    let four = deploy.deployment.unwrap();
+    eventually("it is started", async || !bed.runtime.of(four).is_empty()).await;
     let mut back = bed.rollback(Some(three), None).await.unwrap();
+    bed.runtime.set_sick(bed.runtime.of(four)[0], false);
     bed.ended(&mut deploy).await;
     let operation = bed.ended(&mut back).await;
     assert_eq!(operation.failure.map(|failure| failure.code).as_deref(), Some("source_not_live"));

@@ -46,23 +46,20 @@ impl Bed {
     /// Deploys, and lets the watch pass as soon as the version is live.
     pub(crate) async fn deploy_held(&self, command: &[&str]) -> (DeploymentId, Operation) {
         let mut submitted = self.submit(command).await;
-        let deployment = submitted.deployment.unwrap();
+        let operation = self.held(&mut submitted).await;
+        (submitted.deployment.unwrap(), operation)
+    }
+
+    /// Lets the watch of an operation pass as soon as it has begun: what was asked until then is looked at once more.
+    pub(crate) async fn held(&self, submitted: &mut Submitted) -> Operation {
         eventually("it is watched", async || {
             let steps = self.store.steps(&submitted.operation).await.unwrap();
             steps.iter().any(|step| step.name == "watch")
         })
         .await;
-        // The look that is under way first, so that it ends by the leap.
-        let watch = self.store.deployment(&deployment).await.unwrap().unwrap().settings.deploy.watch;
-        let over = async {
-            loop {
-                self.clock.leap(watch.0);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::select! {
-            operation = self.ended(&mut submitted) => (deployment, operation),
-            () = over => unreachable!(),
-        }
+        // It counts from the cutover, so that one leap is enough.
+        let deployment = self.store.deployment(&submitted.deployment.unwrap()).await.unwrap().unwrap();
+        self.clock.leap(deployment.settings.deploy.watch.0);
+        self.ended_in_time(submitted).await
     }
 }

@@ -25,10 +25,12 @@ fn request_each(bed: &Bed) -> Vec<Guard> {
 async fn one_replica_that_is_not_ready_fails_the_deploy_and_all_of_them_go() {
     for (ill, code) in [("sick", "not_ready"), ("exit", "instance_exited"), ("deaf", "not_ready")] {
         for place in 1..=3 {
-            let bed = three(|settings| settings.deploy.health_timeout = Delay::seconds(1)).await;
+            let bed = three(|_| {}).await;
             let mut command = ["each", "serve", "serve", "serve"];
             command[place] = ill;
-            let (deployment, operation) = bed.deploy(&command).await;
+            let mut submitted = bed.submit(&command).await;
+            let deployment = submitted.deployment.unwrap();
+            let operation = bed.ended_in_time(&mut submitted).await;
             assert_eq!(operation.failure.unwrap().code, code, "{command:?}");
             let starts = bed.runtime.told().iter().filter(|told| matches!(told, Told::Start(_))).count();
             assert_eq!((starts, bed.runtime.known()), (3, 0), "{command:?}");
@@ -107,8 +109,8 @@ async fn a_drain_ends_with_the_last_request_of_the_last_replica() {
 
 #[tokio::test]
 async fn one_replica_that_ends_in_the_watch_takes_all_of_the_traffic_back() {
-    let bed = three(|settings| settings.deploy.watch = Delay::seconds(2)).await;
-    let (first, _) = bed.deploy(&["serve", "1"]).await;
+    let bed = three(|settings| settings.deploy.watch = WATCH).await;
+    let (first, _) = bed.deploy_held(&["serve", "1"]).await;
     let mut second = bed.submit(&["serve", "2"]).await;
     let deployment = second.deployment.unwrap();
     eventually("it is live", async || bed.serves(HOST) == Ok(deployment.to_string())).await;

@@ -100,10 +100,11 @@ async fn the_one_that_serves_worst_goes_first() {
 
 #[tokio::test]
 async fn further_instances_that_do_not_become_ready_go_and_as_many_serve_as_before() {
-    let bed = Bed::with(|settings| settings.deploy.health_timeout = Delay::seconds(1)).await;
+    let bed = Bed::new().await;
     bed.deploy(&["each", "serve", "serve", "sick"]).await;
     let before = bed.rotation();
-    let operation = bed.scaled(3).await;
+    let mut scaling = bed.scale(3).await;
+    let operation = bed.ended_in_time(&mut scaling).await;
     assert_eq!(operation.failure.as_ref().map(|failure| failure.code.as_str()), Some("not_ready"));
     assert_eq!((bed.rotation(), bed.runtime.known()), (before, 1));
     assert_eq!(bed.store.instances(None).await.unwrap().len(), 1);

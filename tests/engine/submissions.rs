@@ -51,7 +51,8 @@ async fn whoever_does_not_wait_in_line_is_refused_while_another_is_at_it() {
     let bed = Bed::new().await;
     let (one, _) = bed.deploy(&["serve", "1"]).await;
     let (two, _) = bed.deploy(&["serve", "2"]).await;
-    let holder = bed.submit(&["deaf", ""]).await.operation;
+    let mut deaf = bed.submit(&["deaf", ""]).await;
+    let holder = deaf.operation;
     let swap = SwapRequest {
         app: Some(app()),
         environment: None,
@@ -73,6 +74,8 @@ async fn whoever_does_not_wait_in_line_is_refused_while_another_is_at_it() {
         );
     }
     assert_eq!(bed.serves(HOST), Ok(two.to_string()));
+    bed.engine.cancel(holder).await.unwrap();
+    bed.ended(&mut deaf).await;
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use super::*;
 /// Two versions, the second one live and both running.
 async fn two_versions(change: impl FnOnce(&mut AppSettings)) -> (Bed, DeploymentId, DeploymentId) {
     let bed = Bed::with(change).await;
-    let (one, _) = bed.deploy(&["serve", "1"]).await;
-    let (two, _) = bed.deploy(&["serve", "2"]).await;
+    let (one, _) = bed.deploy_held(&["serve", "1"]).await;
+    let (two, _) = bed.deploy_held(&["serve", "2"]).await;
     (bed, one, two)
 }
 
@@ -32,7 +32,7 @@ async fn a_swap_to_a_version_whose_instance_died_starts_it_before_the_traffic_mo
 
 #[tokio::test]
 async fn a_swap_for_a_generation_that_passed_while_it_waited_is_refused() {
-    let (bed, one, _) = two_versions(|settings| settings.deploy.watch = Delay::seconds(1)).await;
+    let (bed, one, _) = two_versions(|_| {}).await;
     let generation = async || {
         let environment = bed.store.environment(&app(), &EnvironmentName::production()).await;
         environment.unwrap().unwrap().generation
@@ -63,7 +63,7 @@ async fn a_swap_for_a_generation_that_passed_while_it_waited_is_refused() {
 
 #[tokio::test]
 async fn an_instance_that_ends_in_the_watch_of_a_swap_gives_the_traffic_back() {
-    let (bed, one, two) = two_versions(|settings| settings.deploy.watch = Delay::seconds(3)).await;
+    let (bed, one, two) = two_versions(|settings| settings.deploy.watch = WATCH).await;
     let mut swap = bed.swap(one).await.unwrap();
     eventually("it is live", async || bed.serves(HOST) == Ok(one.to_string())).await;
     bed.runtime.end(bed.runtime.of(one)[0]);
@@ -74,7 +74,7 @@ async fn an_instance_that_ends_in_the_watch_of_a_swap_gives_the_traffic_back() {
 
 #[tokio::test]
 async fn where_no_earlier_version_runs_nothing_is_said_to_serve_again() {
-    let (bed, one, two) = two_versions(|settings| settings.deploy.watch = Delay::seconds(3)).await;
+    let (bed, one, two) = two_versions(|settings| settings.deploy.watch = WATCH).await;
     let mut swap = bed.swap(one).await.unwrap();
     eventually("it is live", async || bed.serves(HOST) == Ok(one.to_string())).await;
     bed.runtime.end(bed.runtime.of(two)[0]);
@@ -97,7 +97,6 @@ async fn where_no_earlier_version_runs_nothing_is_said_to_serve_again() {
 async fn a_wake_that_is_cancelled_or_fails_goes_back_to_sleep() {
     let bed = Bed::with(|settings| {
         settings.deploy.standby_after = Delay::seconds(0);
-        settings.deploy.health_timeout = Delay::seconds(1);
     })
     .await;
     let (one, _) = bed.deploy(&["nap", ""]).await;
@@ -113,7 +112,7 @@ async fn a_wake_that_is_cancelled_or_fails_goes_back_to_sleep() {
     eventually("it sleeps again after the cancel", is_asleep).await;
 
     let mut failed = bed.swap(one).await.unwrap();
-    let operation = bed.ended(&mut failed).await;
+    let operation = bed.ended_in_time(&mut failed).await;
     assert_eq!(operation.failure.map(|failure| failure.code).as_deref(), Some("not_ready"));
     eventually("it sleeps again after the failure", is_asleep).await;
     assert_eq!(bed.serves(HOST), Ok(two.to_string()));

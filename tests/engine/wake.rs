@@ -115,7 +115,7 @@ async fn a_start_that_fails_is_told_to_all_and_not_tried_again_until_its_time() 
     let preview = bed.sleeper(&["nap", ""]).await;
     let instance = bed.runtime.of(preview)[0];
     bed.put_to_sleep(preview).await;
-    let (one, two) = tokio::join!(bed.waits(PREVIEW), bed.waits(PREVIEW));
+    let (one, two) = bed.in_time(async { tokio::join!(bed.waits(PREVIEW), bed.waits(PREVIEW)) }).await;
     assert_eq!((code(one), code(two)), ("wake_failed", "wake_failed"));
     bed.asleep(preview).await;
     // Nobody waits, and nobody rings.
@@ -127,7 +127,7 @@ async fn a_start_that_fails_is_told_to_all_and_not_tried_again_until_its_time() 
     eventually("the wake has ended", async || bed.wakes().await[0].state == OperationState::Failed).await;
     assert_eq!((bed.wakes().await.len(), bed.runtime.starts(instance)), (1, 2));
     // Whoever asks for it gets a try of his own, and a restart begins anew.
-    assert_eq!(bed.wake(preview).await.state, OperationState::Failed);
+    assert_eq!(bed.in_time(bed.wake(preview)).await.state, OperationState::Failed);
     assert_eq!(bed.runtime.starts(instance), 3);
     let bed = bed.restart().await;
     assert_eq!(bed.held_at(PREVIEW).unwrap().rules().cap, 1000);

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{BINARY, HOST, Lockgate, eventually, free_port};
+use crate::support::{BINARY, HOST, Lockgate, eventually, finish, free_port};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(BINARY).args(arguments).output().unwrap()
@@ -262,21 +262,16 @@ async fn an_app_that_is_removed_drains_and_leaves_nothing() {
     }
     assert_eq!(lockgate.version("x.shop.test").await.unwrap(), "x");
     // A request in flight is served to its end.
-    let mut held = std::net::TcpStream::connect(("127.0.0.1", lockgate.port())).unwrap();
-    std::io::Write::write_all(
-        &mut held,
-        b"GET /slow?ms=1500 HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n",
-    )
-    .unwrap();
-    eventually("it is in flight", async || lockgate.instances().await.iter().any(|one| one.requests > 0))
-        .await;
-
-    let removed = lockgate.cli(&["app", "remove", "shop"]);
-    assert_eq!(removed.status.code(), Some(0), "{}", text(&removed.stderr));
-    let mut answer = String::new();
-    held.read_to_string(&mut answer).unwrap();
+    let held = lockgate.unfinished("shop.test").await;
+    let removing = lockgate.begin(&["app", "remove", "shop"]);
+    eventually("nothing leads to it", async || {
+        lockgate.version("shop.test").await == Err("status 404".to_owned())
+    })
+    .await;
+    let answer = finish(held).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert_eq!(lockgate.version("shop.test").await, Err("status 404".to_owned()));
+    let removed = removing.wait_with_output().unwrap();
+    assert_eq!(removed.status.code(), Some(0), "{}", text(&removed.stderr));
     assert_eq!((lockgate.instances().await.len(), lockgate.running().await), (0, 0));
     assert_eq!(lockgate.cli(&["app", "remove", "shop"]).status.code(), Some(3));
     // Its name and host are free again.

@@ -3,16 +3,14 @@
 
 use std::time::Duration;
 
-use lockgate::api::{List, Logs, Operation};
+use lockgate::api::{Deployment, List, Logs, Operation};
 use lockgate::clock::{Clock, SystemClock};
 use lockgate::deploy::steps;
 use lockgate::store::{DeploymentStatus, DesiredState, OperationState};
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use crate::engine::Engine;
-use crate::support::{HOST, Lockgate, eventually};
+use crate::support::{HOST, Lockgate, eventually, for_load};
 
 /// Fail points beside those around steps.
 const POINTS: &[&str] = &[
@@ -45,7 +43,7 @@ fn points() -> Vec<&'static str> {
 }
 
 /// What must hold once everything has settled, whatever happened before (TESTING.md's invariants, from outside).
-async fn check(lockgate: &Lockgate, point: &str) {
+pub(crate) async fn check(lockgate: &Lockgate, point: &str) {
     eventually(&format!("{point}: every operation has ended"), async || {
         lockgate.operations().await.iter().all(|operation| operation.state.is_end())
     })
@@ -245,11 +243,14 @@ async fn killed_while_a_version_that_did_not_hold_is_taken_back() {
         [steps::TAKE_BACK.begun, steps::TAKE_BACK.acted, steps::TAKE_BACK.recorded, "take-back.committed"];
     for point in points {
         let mut lockgate = Lockgate::start(&format!("{point}=kill@1")).await;
-        lockgate.write_config("10s");
-        assert_eq!(lockgate.cli(&["config", "reload"]).status.code(), Some(0));
         lockgate.deploy_with(&json!({ "env": { "VERSION": "one" } }), "end").await.unwrap();
-        let mortal = json!({ "env": { "VERSION": "two", "EXIT_AFTER_MS": "1000" } });
-        lockgate.deploy_with(&mortal, "true").await.unwrap_err();
+        lockgate.write_config("10m");
+        assert_eq!(lockgate.cli(&["config", "reload"]).status.code(), Some(0));
+        let (answered, ()) = tokio::join!(lockgate.deploy("two"), async {
+            eventually("it is live", async || lockgate.version(HOST).await.as_deref() == Ok("two")).await;
+            lockgate.kill_version("two");
+        });
+        answered.unwrap_err();
         eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
         lockgate.spawn("").await;
         eventually(&format!("{point}: the version before serves"), async || {
@@ -338,8 +339,11 @@ async fn killed_while_a_preview_expires_it_is_expired_and_removed_afterwards() {
     for point in ["label.archived", "instance.stop.intended", "instance.stopped", "instance.removed"] {
         let mut lockgate = Lockgate::start(&format!("{point}=kill@1")).await;
         lockgate.deploy("live").await.unwrap();
-        let preview = json!({ "env": { "VERSION": "one" }, "label": "x", "ttl": "1s" });
-        lockgate.deploy_with(&preview, "true").await.unwrap();
+        let preview = json!({ "env": { "VERSION": "one" }, "label": "x", "ttl": "1h" });
+        let preview = lockgate.deploy_with(&preview, "end").await.unwrap().deployment.unwrap();
+        let extend = format!("/v1/deployments/{preview}/extend");
+        // It may die before it has answered.
+        drop(lockgate.client.post::<Deployment>(&extend, &json!({ "ttl": "100ms" })).await);
         eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
         lockgate.spawn("").await;
         assert!(lockgate.raw("x.web.test").await.contains("ephemeral_expired"), "{point}");
@@ -351,12 +355,10 @@ async fn killed_while_a_preview_expires_it_is_expired_and_removed_afterwards() {
 /// What an older cutover left to drain is no reason to touch what was made live since.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_that_a_crash_interrupts_undoes_nothing_newer() {
-    let mut lockgate = Lockgate::start("").await;
+    let mut lockgate = Lockgate::prepare(for_load);
+    lockgate.spawn("").await;
     lockgate.deploy("one").await.unwrap();
-    let mut held = TcpStream::connect(("127.0.0.1", lockgate.port())).await.unwrap();
-    held.write_all(format!("GET /slow?ms=4000 HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
-    eventually("it is in flight", async || lockgate.instances().await.iter().any(|one| one.requests > 0))
-        .await;
+    let _held = lockgate.unfinished(HOST).await;
     lockgate.deploy("two").await.unwrap();
     lockgate.deploy("three").await.unwrap();
     lockgate.kill();
@@ -431,7 +433,7 @@ async fn kill_at_random(engine: Option<&Engine>, rounds: u32) {
     );
 }
 
-fn seed_of_run() -> u64 {
+pub(crate) fn seed_of_run() -> u64 {
     std::env::var("LOCKGATE_SEED")
         .ok()
         .and_then(|text| text.parse().ok())

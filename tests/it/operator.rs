@@ -99,9 +99,12 @@ async fn what_moves_the_traffic_is_shown_step_by_step_as_a_deploy_is() {
 async fn a_version_that_dies_after_the_cutover_ends_with_5_and_the_old_one_serves() {
     let lockgate = Lockgate::start("").await;
     lockgate.deploy("one").await.unwrap();
-    lockgate.write_config("10s");
+    lockgate.write_config("10m");
     assert_eq!(lockgate.cli(&["config", "reload"]).status.code(), Some(0));
-    let output = lockgate.cli(&["deploy", "web", "--env", "VERSION=two", "--env", "EXIT_AFTER_MS=1500"]);
+    let deploying = lockgate.begin(&["deploy", "web", "--env", "VERSION=two"]);
+    eventually("it is live", async || lockgate.version(HOST).await.as_deref() == Ok("two")).await;
+    lockgate.kill_version("two");
+    let output = deploying.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
     assert!(stderr(&output).contains("goes on serving"), "{}", stderr(&output));
     assert_eq!(lockgate.version(HOST).await.unwrap(), "one");

@@ -19,7 +19,7 @@ use crate::engine::Engine;
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_lockgate");
 pub(crate) const HOST: &str = "web.test";
 /// No wait lasts longer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PORT: u16 = 10_000;
 const PORTS: u16 = 10_000;
 
@@ -31,6 +31,8 @@ pub(crate) struct Lockgate {
     engine: Option<Engine>,
     /// The promise that it breaks on purpose, by its name in `fault::sabotaged`.
     pub(crate) sabotage: &'static str,
+    /// A program, with its arguments, that runs it; empty: it runs by itself.
+    pub(crate) under: Vec<String>,
     child: Option<Child>,
     port: u16,
 }
@@ -80,7 +82,7 @@ impl Lockgate {
         change(&mut config);
         std::fs::write(folder.path().join("lockgate.yaml"), config.to_string()).unwrap();
         let client = Client::new(Endpoint::Socket(folder.path().join("admin.sock")));
-        Self { folder, client, engine: None, sabotage: "", child: None, port }
+        Self { folder, client, engine: None, sabotage: "", under: Vec::new(), child: None, port }
     }
 
     /// Starts the process, and returns when its admin API answers.
@@ -90,8 +92,10 @@ impl Lockgate {
     }
 
     pub(crate) fn launch(&mut self, faults: &str) {
-        let child = Command::new(BINARY)
-            .args(["serve", "--config"])
+        let words: Vec<_> =
+            self.under.iter().map(String::as_str).chain([BINARY, "serve", "--config"]).collect();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .arg(self.config())
             .env("LOCKGATE_FAULTS", faults)
             .env("LOCKGATE_SABOTAGE", self.sabotage)
@@ -109,6 +113,17 @@ impl Lockgate {
             .await;
         let status: lockgate::api::Status = self.client.get("/v1/status").await.unwrap();
         std::fs::write(self.folder.path().join("id"), status.lockgate).unwrap();
+    }
+
+    /// Waits for the admin API; `false` if the process ends first.
+    pub(crate) async fn comes_up(&mut self) -> bool {
+        let mut is_up = false;
+        eventually("the admin API answers, or it ends", async || {
+            is_up = self.client.get::<List<App>>("/v1/apps").await.is_ok();
+            is_up || self.has_ended()
+        })
+        .await;
+        is_up
     }
 
     /// Writes the configuration as it was first, with another `deploy.watch`.
@@ -148,6 +163,27 @@ impl Lockgate {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// `kill -9` for the processes that serve a version, by what their environment says.
+    pub(crate) fn kill_version(&self, version: &str) {
+        let folder = format!("TEST_FOLDER={}\0", self.folder.path().display());
+        let version = format!("VERSION={version}\0");
+        for pid in processes_where("environ", &[&folder, &version]) {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap_or_default();
+        }
+    }
+
+    /// A client whose request is in flight until [`finish`] or for ever.
+    pub(crate) async fn unfinished(&self, host: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let head = format!(
+            "POST /echo HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: 6\r\n\r\nabc"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        eventually("it is in flight", async || self.instances().await.iter().any(|one| one.requests > 0))
+            .await;
+        stream
     }
 
     /// Whether the process has ended by itself.
@@ -244,7 +280,7 @@ impl Lockgate {
         if let Some(engine) = &self.engine {
             return engine.marked("container", &["ls"], &status.lockgate).len();
         }
-        processes_where("environ", &format!("LOCKGATE_ID={}\0", status.lockgate)).len()
+        processes_where("environ", &[&format!("LOCKGATE_ID={}\0", status.lockgate)]).len()
     }
 
     /// How many containers carry this installation's mark, stopped ones included; `None` where processes do.
@@ -256,7 +292,18 @@ impl Lockgate {
 
     /// Runs the command line against this lockgate.
     pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
-        Command::new(BINARY).arg("--socket").arg(self.socket()).args(arguments).output().unwrap()
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Begins to run it.
+    pub(crate) fn begin(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.arg("--socket").arg(self.socket()).args(arguments);
+        command
     }
 }
 
@@ -278,6 +325,14 @@ impl Drop for Lockgate {
             std::io::Write::write_all(&mut std::io::stderr(), log.as_bytes()).unwrap_or_default();
         }
     }
+}
+
+/// The rest of a request that [`Lockgate::unfinished`] began, and its whole answer.
+pub(crate) async fn finish(mut stream: TcpStream) -> String {
+    stream.write_all(b"def").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 fn config(folder: &Path, port: u16, watch: &str) -> serde_json::Value {
@@ -314,13 +369,14 @@ pub(crate) fn for_load(config: &mut serde_json::Value) {
     }
 }
 
-/// Processes whose `environ` or `cmdline` contains `text`.
-fn processes_where(file: &str, text: &str) -> Vec<rustix::process::Pid> {
+/// Processes whose `environ` or `cmdline` contains all of that.
+fn processes_where(file: &str, texts: &[&str]) -> Vec<rustix::process::Pid> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let content = std::fs::read(entry.path().join(file)).unwrap_or_default();
-        if String::from_utf8_lossy(&content).contains(text) {
+        let content = String::from_utf8_lossy(&content);
+        if texts.iter().all(|text| content.contains(text)) {
             found.extend(rustix::process::Pid::from_raw(pid));
         }
     }
@@ -328,7 +384,7 @@ fn processes_where(file: &str, text: &str) -> Vec<rustix::process::Pid> {
 }
 
 pub(crate) fn kill_where(file: &str, text: &str) {
-    for pid in processes_where(file, text) {
+    for pid in processes_where(file, &[text]) {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap_or_default();
     }
 }

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 /// Nothing in these tests takes that long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Workers that a test's targets are ready for.
 pub(crate) const WORKERS: usize = 4;
