@@ -135,7 +135,34 @@ impl Engine {
         fault::at(step.begun)?;
         let acted = act.await;
         fault::at(step.acted)?;
-        let (outcome, detail) = match &acted {
+        self.store.end_step(&operation, step.name, &self.end_of(&acted)).await?;
+        fault::at(step.recorded)?;
+        acted.map(|(value, _)| value)
+    }
+
+    /// The same behind a commit, which stands whatever the store does next: what cannot be journaled is logged, and the
+    /// act is done all the same. A restart goes by the commit.
+    pub(super) async fn step_behind<T>(
+        &self,
+        operation: OperationId,
+        step: StepName,
+        act: impl Future<Output = Result<(T, String), Stop>>,
+    ) -> Result<T, Stop> {
+        let told = |error: StoreError| {
+            warn!(%operation, step = step.name, error = chain(&error), "step not journaled");
+        };
+        self.store.begin_step(&operation, step.name, self.clock.wall()).await.unwrap_or_else(told);
+        fault::at(step.begun)?;
+        let acted = act.await;
+        fault::at(step.acted)?;
+        let ended = self.store.end_step(&operation, step.name, &self.end_of(&acted)).await;
+        ended.map(drop).unwrap_or_else(told);
+        fault::at(step.recorded)?;
+        acted.map(|(value, _)| value)
+    }
+
+    fn end_of<T>(&self, acted: &Result<(T, String), Stop>) -> StepEnd {
+        let (outcome, detail) = match acted {
             Ok((_, detail)) => (StepOutcome::Done, Some(detail.clone()).filter(|detail| !detail.is_empty())),
             Err(Stop::Noop(_) | Stop::Superseded(_) | Stop::Cancelled) => (StepOutcome::Skipped, None),
             Err(Stop::Failed(failure) | Stop::DidNotHold(failure)) => {
@@ -143,10 +170,7 @@ impl Engine {
             }
             Err(Stop::Store(error)) => (StepOutcome::Failed, Some(chain(error))),
         };
-        let end = StepEnd { outcome, detail, at: self.clock.wall() };
-        self.store.end_step(&operation, step.name, &end).await?;
-        fault::at(step.recorded)?;
-        acted.map(|(value, _)| value)
+        StepEnd { outcome, detail, at: self.clock.wall() }
     }
 
     /// Tells whoever follows the operation. What cannot be written is logged: it is worth less than the operation.

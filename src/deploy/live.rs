@@ -107,7 +107,7 @@ impl Engine {
         let held = {
             let emptied = pin!(emptied(&swapped.closed.old));
             let watch = self.watch(operation, deployment, &swapped.cutover, &swapped.asked);
-            let watch = pin!(self.step(operation.id, steps::WATCH, watch));
+            let watch = pin!(self.step_behind(operation.id, steps::WATCH, watch));
             match select(emptied, watch).await {
                 Either::Left(((), watch)) => {
                     swapped.emptied = Some(self.clock.now());

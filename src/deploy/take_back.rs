@@ -40,7 +40,8 @@ impl Engine {
             self.end(operation.id, OperationState::Failed, Some(failure.clone()), Some(json(receipt))).await;
             return Err(Stop::Failed(failure));
         };
-        let back = self.step(operation.id, steps::TAKE_BACK, self.swap_back(operation, &old, &cutover)).await;
+        let back = self.swap_back(operation, &old, &cutover);
+        let back = self.step_behind(operation.id, steps::TAKE_BACK, back).await;
         if let Err(stop) = back {
             error!(operation = %operation.id, ?stop, "traffic not taken back");
             self.end(operation.id, OperationState::Failed, Some(failure.clone()), Some(json(receipt))).await;

@@ -163,6 +163,24 @@ async fn crash_in_swap(engine: Option<&Engine>, point: &str, pass: u32, action: 
     check(&lockgate, point).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_fail_point_of_a_swap_to_a_sleeping_container() {
+    let test = "killed_at_every_fail_point_of_a_swap_to_a_sleeping_container";
+    let Some(engine) = Engine::shared(test).await else { return };
+    for (point, pass) in some_of(points_of_swap()) {
+        crash_in_swap(Some(&engine), point, pass, "kill").await;
+    }
+}
+
+/// All with `LOCKGATE_EVERY_POINT`; else each sixth, from one that the seed says (`LOCKGATE_SEED` repeats a run): each
+/// takes seconds with containers.
+pub(crate) fn some_of<T>(points: Vec<T>) -> Vec<T> {
+    let (seed, step) =
+        if std::env::var_os("LOCKGATE_EVERY_POINT").is_some() { (0, 1) } else { (seed_of_run(), 6) };
+    println!("seed {seed}");
+    points.into_iter().skip(usize::try_from(seed % 6).unwrap()).step_by(step).collect()
+}
+
 /// A request to a preview in standby: woken, or asleep as before.
 async fn crash_in_wake(point: &str, pass: u32, action: &str) {
     let mut lockgate = Lockgate::start(&format!("{point}={action}@{pass}")).await;

@@ -59,6 +59,16 @@ impl Engine {
         self.ask(&[&[kind], command, &["--quiet", "--filter", &filter]].concat())
     }
 
+    /// The starts and ends of containers of an installation, in their order, as far back as the engine remembers.
+    pub(crate) fn starts_and_ends(&self, lockgate: &str) -> Vec<String> {
+        let now = lockgate::clock::Timestamp::now().as_second();
+        let (since, until) = ((now - 600).to_string(), now.to_string());
+        let filter = format!("label=lockgate.id={lockgate}");
+        let of_containers = ["events", "--since", &since, "--until", &until, "--format", "{{.Action}}"];
+        let filters = ["--filter", "event=start", "--filter", "event=die", "--filter", &filter];
+        self.ask(&[&of_containers[..], &filters].concat())
+    }
+
     pub(crate) fn remove_marked(&self, lockgate: &str) {
         if lockgate.is_empty() {
             return;

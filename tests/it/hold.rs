@@ -50,9 +50,9 @@ async fn deploys_under_load_spill_nothing_and_never_run_two() {
     one_writer(&lockgate, "under load");
 }
 
+/// With the pass of each that is the second deploy's.
 #[cfg(feature = "fault")]
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_at_every_point_one_version_serves_and_no_two_ever_ran() {
+fn points() -> Vec<(&'static str, u32)> {
     use lockgate::deploy::steps;
     let of =
         |step: steps::StepName, pass: u32| [step.begun, step.acted, step.recorded].map(|point| (point, pass));
@@ -68,24 +68,50 @@ async fn killed_at_every_point_one_version_serves_and_no_two_ever_ran() {
         .map(|point| (point, 1));
     let second =
         ["instance.intended", "instance.started", "swap.committed", "swap.published"].map(|point| (point, 2));
-    for (point, pass) in steps.into_iter().flatten().chain(others).chain(second) {
-        let mut lockgate = with_one_writer();
-        lockgate.spawn(&format!("{point}=kill@{pass}")).await;
-        lockgate.deploy("one").await.unwrap_or_else(|error| panic!("{point}: {error}"));
-        let answered = lockgate.deploy("two").await;
-        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
-        lockgate.spawn("").await;
-        eventually(&format!("{point}: it has ended, and one version serves"), async || {
-            let operations = lockgate.operations().await;
-            operations.iter().all(|operation| operation.state.is_end())
-                && lockgate.version(HOST).await.is_ok()
-                && lockgate.running().await == 1
-        })
-        .await;
-        let version = lockgate.version(HOST).await.unwrap();
-        assert!(answered.is_err() || version == "two", "{point}: an answered deploy was undone");
-        lockgate.deploy("three").await.unwrap_or_else(|error| panic!("{point}: {error}"));
-        assert_eq!(lockgate.version(HOST).await.unwrap(), "three", "{point}");
-        one_writer(&lockgate, point);
+    steps.into_iter().flatten().chain(others).chain(second).collect()
+}
+
+#[cfg(feature = "fault")]
+async fn killed_at(mut lockgate: Lockgate, point: &str, pass: u32) -> Lockgate {
+    lockgate.spawn(&format!("{point}=kill@{pass}")).await;
+    lockgate.deploy("one").await.unwrap_or_else(|error| panic!("{point}: {error}"));
+    let answered = lockgate.deploy("two").await;
+    eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+    lockgate.spawn("").await;
+    eventually(&format!("{point}: it has ended, and one version serves"), async || {
+        let operations = lockgate.operations().await;
+        operations.iter().all(|operation| operation.state.is_end())
+            && lockgate.version(HOST).await.is_ok()
+            && lockgate.running().await == 1
+    })
+    .await;
+    let version = lockgate.version(HOST).await.unwrap();
+    assert!(answered.is_err() || version == "two", "{point}: an answered deploy was undone");
+    lockgate.deploy("three").await.unwrap_or_else(|error| panic!("{point}: {error}"));
+    assert_eq!(lockgate.version(HOST).await.unwrap(), "three", "{point}");
+    lockgate
+}
+
+#[cfg(feature = "fault")]
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_point_one_version_serves_and_no_two_ever_ran() {
+    for (point, pass) in points() {
+        one_writer(&killed_at(with_one_writer(), point, pass).await, point);
+    }
+}
+
+#[cfg(feature = "fault")]
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_point_no_two_containers_of_it_ever_ran() {
+    let test = "killed_at_every_point_no_two_containers_of_it_ever_ran";
+    let Some(engine) = crate::engine::Engine::shared(test).await else { return };
+    for (point, pass) in crate::crash::some_of(points()) {
+        let lockgate = Lockgate::prepare_on(Some(&engine));
+        lockgate.change_config(|config| config["apps"]["web"]["deploy"]["strategy"] = json!("hold"));
+        let lockgate = killed_at(lockgate, point, pass).await;
+        let id = std::fs::read_to_string(lockgate.folder.path().join("id")).unwrap();
+        let seen = engine.starts_and_ends(&id);
+        assert!(seen.contains(&"start".to_owned()), "{point}: the engine tells nothing");
+        assert!(seen.windows(2).all(|two| two != ["start", "start"]), "{point}: two at once: {seen:?}");
     }
 }

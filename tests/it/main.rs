@@ -13,7 +13,11 @@ mod commands;
 #[cfg(feature = "fault")]
 mod crash;
 #[cfg(feature = "fault")]
+mod crash_commands;
+#[cfg(feature = "fault")]
 mod crash_moves;
+#[cfg(feature = "fault")]
+mod disk;
 mod engine;
 mod evidence;
 mod hold;

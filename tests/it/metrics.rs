@@ -6,7 +6,7 @@ use tokio::net::UnixStream;
 
 use crate::support::{Lockgate, eventually};
 
-async fn scrape(lockgate: &Lockgate) -> String {
+pub(crate) async fn scrape(lockgate: &Lockgate) -> String {
     let mut stream = UnixStream::connect(lockgate.socket()).await.unwrap();
     let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -16,7 +16,7 @@ async fn scrape(lockgate: &Lockgate) -> String {
 }
 
 /// The value of the first series that begins so.
-fn value(text: &str, series: &str) -> f64 {
+pub(crate) fn value(text: &str, series: &str) -> f64 {
     let line = text.lines().find(|line| line.starts_with(series));
     let line = line.unwrap_or_else(|| panic!("no {series} in\n{text}"));
     line.rsplit(' ').next().unwrap().parse().unwrap()
