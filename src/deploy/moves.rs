@@ -80,7 +80,7 @@ impl Orchestrator {
         let source = request.source.or(environment.live).ok_or(Denied::NothingToGoBackTo)?;
         let target = match request.target {
             Some(target) => target,
-            None => self.engine.earlier_than(&key, source).await?.ok_or(Denied::NothingToGoBackTo)?,
+            None => self.engine.earlier_than(&environment, source).await?.ok_or(Denied::NothingToGoBackTo)?,
         };
         self.engine.rollback_gates(&key, source, target).await?;
         let flags = serde_json::json!(RollbackFlags { source }).to_string();
@@ -210,18 +210,21 @@ impl Engine {
         found.ok_or_else(|| Denied::EnvironmentNotFound { app: key.0.clone(), environment: key.1.clone() })
     }
 
-    /// The newest that was live before `live` was, and can serve.
+    /// The newest that was live before `live` was, and can serve. Once rolled back, only further back: never to what was
+    /// rolled back from.
     pub(super) async fn earlier_than(
         &self,
-        key: &LaneKey,
+        environment: &Environment,
         live: DeploymentId,
     ) -> Result<Option<DeploymentId>, Denied> {
-        let until = self.known(key, live).await?.live_at;
+        let key = &(environment.app.clone(), environment.name.clone());
+        let live = self.known(key, live).await?;
         let page = Page { offset: 0, limit: EARLIER_MAX };
         let of = Of { app: Some(key.0.clone()), environment: Some(key.1.clone()) };
         let all = self.store.deployments(&of, page).await?;
         let is_earlier = |one: &Deployment| {
-            one.id != live && one.live_at.is_some() && one.live_at < until && can_serve(one)
+            let is_before = one.live_at.is_some() && one.live_at < live.live_at;
+            is_before && (!environment.rolled_back || one.sequence < live.sequence) && can_serve(one)
         };
         Ok(all.into_iter().filter(is_earlier).max_by_key(|one| one.live_at).map(|one| one.id))
     }

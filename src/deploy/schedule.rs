@@ -122,9 +122,9 @@ impl Engine {
 
     /// Whether a rollback would go to the deployment.
     async fn is_way_back(&self, deployment: &Deployment) -> Result<bool, Stop> {
-        let Some(live) = self.environment_of(deployment).await?.live else { return Ok(false) };
-        let key = (deployment.app.clone(), deployment.environment.clone());
-        match self.earlier_than(&key, live).await {
+        let environment = self.environment_of(deployment).await?;
+        let Some(live) = environment.live else { return Ok(false) };
+        match self.earlier_than(&environment, live).await {
             Ok(target) => Ok(target == Some(deployment.id)),
             Err(Denied::Store { source }) => Err(Stop::Store(source)),
             Err(denied) => {

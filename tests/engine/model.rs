@@ -109,7 +109,8 @@ impl Model {
         let until = self.versions[live].live_at;
         let is_earlier = |version: &usize| {
             let at = self.versions[*version].live_at;
-            self.can_serve(*version) && at.is_some() && at < until
+            let is_further_back = !self.is_rolled_back || *version < live;
+            self.can_serve(*version) && at.is_some() && at < until && is_further_back
         };
         (0..self.versions.len()).filter(is_earlier).max_by_key(|version| self.versions[*version].live_at)
     }

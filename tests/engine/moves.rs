@@ -72,6 +72,20 @@ async fn a_rollback_goes_to_the_newest_earlier_one_and_keeps_deploys_from_going_
     assert_eq!(bed.serves(HOST), Ok(five.to_string()), "deploys go live again");
 }
 
+/// Fixed fault: the second one went forward again, to the version that the first one had left.
+#[tokio::test]
+async fn a_second_rollback_goes_further_back_and_never_to_what_was_left() {
+    let bed = Bed::new().await;
+    let [one, two, _] = three_versions(&bed).await;
+    for target in [two, one] {
+        let mut back = bed.rollback(None, None).await.unwrap();
+        assert_eq!(bed.ended(&mut back).await.state, OperationState::Succeeded);
+        assert_eq!(bed.serves(HOST), Ok(target.to_string()));
+    }
+    assert_eq!(bed.rollback(None, None).await.unwrap_err().code(), Denied::NothingToGoBackTo.code());
+    assert_eq!(bed.serves(HOST), Ok(one.to_string()));
+}
+
 #[tokio::test]
 async fn promoting_the_live_one_confirms_a_rollback_and_moves_nothing() {
     let bed = Bed::new().await;
@@ -177,12 +191,13 @@ async fn a_rollback_whose_source_is_not_live_any_more_when_it_runs_moves_nothing
     assert_eq!(bed.serves(HOST), Ok(deploy.deployment.unwrap().to_string()));
 }
 
-/// However they race, what is served is what the last cutover made live, and the flag is its kind's.
+/// `LOCKGATE_RACE_ROUNDS` sets the number of rounds. However they race, what is served is what the last cutover made live, and the flag is its kind's.
 #[tokio::test(flavor = "multi_thread")]
 async fn rollback_promote_and_deploy_at_once_have_a_serial_outcome() {
     let bed = Bed::with(|settings| settings.deploy.watch = Delay::seconds(0)).await;
     let [_, mut two, _] = three_versions(&bed).await;
-    for round in 0..60 {
+    let rounds = std::env::var("LOCKGATE_RACE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    for round in 0..rounds {
         let command = ["serve".to_owned(), format!("round {round}")];
         let command: Vec<_> = command.iter().map(String::as_str).collect();
         let submissions =
