@@ -10,10 +10,11 @@ mod handlers;
 mod listener;
 mod openapi;
 mod problem;
+mod starting;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use futures_util::stream::BoxStream;
@@ -62,6 +63,10 @@ pub trait Output: Send + Sync + std::fmt::Debug {
 
 /// The sender of the answer to a reload: what changed, or the diagnostics as text.
 pub type ReloadRequest = oneshot::Sender<Result<api::Reloaded, String>>;
+
+/// What the listeners answer: until it is opened, that lockgate starts.
+#[derive(Clone, Debug, Default)]
+pub struct Front(Arc<OnceLock<Router>>);
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -225,18 +230,29 @@ pub async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
     TcpListener::bind(address).await.map_err(|source| ListenError::Tcp { address, source })
 }
 
+impl Front {
+    /// From now on calls are carried out, on connections too that are there already.
+    pub fn open(&self, admin: Arc<Admin>) {
+        self.0.get_or_init(|| router(admin));
+    }
+
+    fn router(&self) -> Router {
+        self.0.get().cloned().unwrap_or_else(starting::router)
+    }
+}
+
 /// Answers on the Unix socket until `stop`.
-pub async fn serve_socket(listener: UnixListener, admin: Arc<Admin>, stop: CancellationToken) {
+pub async fn serve_socket(listener: UnixListener, front: Front, stop: CancellationToken) {
     let peer_of = |stream: &UnixStream, _: &_| Peer::Unix {
         uid: stream.peer_cred().ok().map(|credentials| credentials.uid()),
     };
-    listener::serve(listener, router(admin), peer_of, stop).await;
+    listener::serve(listener, front, peer_of, stop).await;
 }
 
 /// Answers on TCP until `stop`.
-pub async fn serve_tcp(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
+pub async fn serve_tcp(listener: TcpListener, front: Front, stop: CancellationToken) {
     let peer_of = |_: &TcpStream, address: &_| Peer::Tcp { address: *address };
-    listener::serve(listener, router(admin), peer_of, stop).await;
+    listener::serve(listener, front, peer_of, stop).await;
 }
 
 impl std::fmt::Display for Peer {

@@ -1,7 +1,8 @@
 //! Wiring: the only module that knows all parts. Start, reload, shut down.
 //!
 //! The order of a start: store → its routes and the static services published → listeners open → runtime, and what a restart left to
-//! do → apps of the configuration → admin. Requests are served before anything else is done.
+//! do → apps of the configuration → admin. Requests are served before anything else is done, and whoever asks the admin API
+//! meanwhile is told that it starts.
 
 mod reload;
 
@@ -131,6 +132,10 @@ pub async fn start(
     // All routes are published by now: nothing that is let in finds an empty table.
     let plane = crate::proxy::start(proxy_settings(&config, debug_generation), &routing, &clock)?;
     info!(listen = ?plane.addresses(), "serving");
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let front = admin::Front::default();
+    let admin_address = listen_admin(&config, &front, &stop, &mut tasks).await?;
     // Whatever the engine does, or does not do, costs no request.
     let (engine, runtime) = control_plane(&config, published, store.lockgate_id(), &clock, &stats).await?;
     let (reload, requests) = mpsc::channel(RELOADS_MAX);
@@ -147,8 +152,6 @@ pub async fn start(
         failures: admin::Failures::default(),
         mutations: TaskTracker::new(),
     });
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
     let reloader = Reloader::new(
         config.clone(),
         config_path,
@@ -158,8 +161,8 @@ pub async fn start(
         stats,
     );
     reloader.apply_first().await.map_err(ServeError::Apply)?;
-    // Whoever reaches the admin API finds the apps of the configuration.
-    let admin_address = listen_admin(&config, &admin, &stop, &mut tasks).await?;
+    // Whoever is answered finds the apps of the configuration.
+    front.open(Arc::clone(&admin));
     let (hangups, hung_up) = mpsc::channel(1);
     tasks.spawn(reloader.keep(requests, hung_up, stop.clone()));
     Ok(Running { plane, engine, stop, tasks, mutations: admin.mutations.clone(), admin_address, hangups })
@@ -196,16 +199,16 @@ async fn control_plane(
 
 async fn listen_admin(
     config: &Config,
-    admin: &Arc<Admin>,
+    front: &admin::Front,
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Result<Option<SocketAddr>, ServeError> {
     let socket = admin::bind_socket(&config.admin_socket)?;
-    tasks.spawn(admin::serve_socket(socket, Arc::clone(admin), stop.clone()));
+    tasks.spawn(admin::serve_socket(socket, front.clone(), stop.clone()));
     let Some(address) = config.admin_address else { return Ok(None) };
     let listener = admin::bind_tcp(address).await?;
     let bound = listener.local_addr().map_err(|source| ListenError::Tcp { address, source })?;
-    tasks.spawn(admin::serve_tcp(listener, Arc::clone(admin), stop.clone()));
+    tasks.spawn(admin::serve_tcp(listener, front.clone(), stop.clone()));
     Ok(Some(bound))
 }
 

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{Request, Response};
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, error};
 
-use super::Peer;
+use super::{Front, Peer};
 use crate::error::chain;
 
 /// Of each listener; further ones wait in its backlog.
@@ -33,7 +32,7 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// Answers until `stop`, and lets the answers that are under way end.
 pub(super) async fn serve<L: Listener>(
     mut listener: L,
-    router: Router,
+    front: Front,
     peer_of: fn(&L::Io, &L::Addr) -> Peer,
     stop: CancellationToken,
 ) {
@@ -45,7 +44,7 @@ pub(super) async fn serve<L: Listener>(
             // It retries by itself what a listener can get over.
             let (io, address) = listener.accept().await;
             let peer = peer_of(&io, &address);
-            let driven = drive(io, peer, router.clone(), stop.clone());
+            let driven = drive(io, peer, front.clone(), stop.clone());
             connections.spawn(async move {
                 driven.await;
                 drop(place);
@@ -65,13 +64,13 @@ pub(super) async fn serve<L: Listener>(
     }
 }
 
-async fn drive<S>(io: S, peer: Peer, router: Router, stop: CancellationToken)
+async fn drive<S>(io: S, peer: Peer, front: Front, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer.clone()));
-        answer(router.clone(), request)
+        answer(front.clone(), request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -91,8 +90,8 @@ where
     }
 }
 
-async fn answer(router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    router.oneshot(request.map(Body::new)).await
+async fn answer(front: Front, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    front.router().oneshot(request.map(Body::new)).await
 }
 
 fn tell(ended: Result<(), JoinError>) {

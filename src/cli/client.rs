@@ -44,6 +44,17 @@ pub enum ClientError {
     Unexpected { detail: String },
 }
 
+impl ClientError {
+    /// Whether lockgate is away, or about to be back: the same call may well be answered in a moment.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Broken { .. } | Self::Unreachable { .. } => true,
+            Self::Refused(problem) => problem.code == "starting",
+            Self::Unexpected { .. } => false,
+        }
+    }
+}
+
 /// A response whose connection is driven as long as it is held.
 #[derive(Debug)]
 pub(super) struct Streamed {

@@ -275,7 +275,7 @@ async fn deploy(global: &Global, client: &Client, args: &DeployArgs) -> Done {
         return Ok(());
     }
     follow::follow(client, accepted.id, Until::Held).await?;
-    let operation: Operation = client.get(&format!("/v1/operations/{}", accepted.id)).await?;
+    let operation = follow::settled(client, accepted.id).await?;
     conclude(global, client, operation).await
 }
 
@@ -379,7 +379,7 @@ async fn moved(
     let accepted: Operation = client.post(&format!("/v1/apps/{app}/{what}?wait=false"), request).await?;
     let until = if drain { Until::Ended } else { Until::Held };
     follow::follow(client, accepted.id, until).await?;
-    let operation: Operation = client.get(&format!("/v1/operations/{}", accepted.id)).await?;
+    let operation = follow::settled(client, accepted.id).await?;
     conclude(global, client, operation).await
 }
 

@@ -8,13 +8,17 @@ use serde::de::DeserializeOwned;
 
 use super::client::{Client, ClientError, Streamed, refused};
 use super::{Global, output};
-use crate::api::{Event, EventKind, LogBroken, LogLine};
+use crate::api::{Counts, Event, EventKind, LogBroken, LogLine, Operation};
 use crate::clock::{Clock, SystemClock};
 use crate::ids::{DeploymentId, OperationId};
 
 /// How often a stream that broke off is taken up again before it is given up.
-const TRIES: u32 = 20;
+const TRIES: u32 = 60;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// How often, and how long apart, an operation is looked at whose end is about to come.
+const LOOKS: u32 = 40;
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How far an operation is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +39,7 @@ pub(super) async fn follow(client: &Client, operation: OperationId, until: Until
         let broke = match follow_on(client, &path, until, &mut last).await {
             Ok(true) => return Ok(()),
             Ok(false) => ClientError::Broken { detail: "the events ended before the operation".to_owned() },
-            Err(error @ (ClientError::Broken { .. } | ClientError::Unreachable { .. })) => error,
+            Err(error) if error.may_pass() => error,
             Err(error) => return Err(error),
         };
         tries = if last == before { tries + 1 } else { 0 };
@@ -44,6 +48,22 @@ pub(super) async fn follow(client: &Client, operation: OperationId, until: Until
         }
         SystemClock.sleep(TRY_AGAIN_AFTER).await;
     }
+}
+
+/// How an operation stands that was followed. Where the old version has nothing to drain its end comes at once, and is
+/// waited for: whoever reads that it runs would look for what it still does.
+pub(super) async fn settled(client: &Client, operation: OperationId) -> Result<Operation, ClientError> {
+    let path = format!("/v1/operations/{operation}");
+    let mut shown: Operation = client.get(&path).await?;
+    for _ in 0..LOOKS {
+        let drains = shown.receipt.as_ref().is_some_and(|it| it.in_flight_at_cutover != Counts::default());
+        if drains || shown.state.is_end() {
+            break;
+        }
+        SystemClock.sleep(LOOK_EVERY).await;
+        shown = client.get(&path).await?;
+    }
+    Ok(shown)
 }
 
 /// Whether it came to its end.

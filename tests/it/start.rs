@@ -91,6 +91,9 @@ async fn a_first_start_serves_static_services_while_the_engine_hangs() {
     lockgate.launch("");
     eventually("the engine is asked", async || engine.asked.load(Ordering::SeqCst) > 0).await;
     eventually("it serves", async || lockgate.version("old.test").await.as_deref() == Ok("static")).await;
+    // Its admin API answers, though not with what needs a runtime.
+    let told = lockgate.client.get::<lockgate::api::Status>("/v1/status").await.unwrap_err().to_string();
+    assert!(told.contains("just been started"), "{told}");
     assert_eq!(engine.given_up.load(Ordering::SeqCst), 0, "it waited for the engine before it served");
     // It gives the engine up in the end, and runs processes.
     lockgate.ready().await;
