@@ -28,6 +28,7 @@ mod outage;
 mod previews;
 mod release;
 mod reload;
+mod rollback;
 #[cfg(feature = "fault")]
 mod sabotage;
 mod scale;
