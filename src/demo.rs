@@ -69,6 +69,9 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let stage = Stage::open(&folder, &args).await?;
     let shown = show(&stage, &args).await;
     if shown.is_ok() && !args.once {
+        println!("\ntry:  curl -H 'Host: {}' http://127.0.0.1:{}/", HOSTS[0], stage.port);
+        println!("      curl -H 'Host: {LABEL}.{}' http://127.0.0.1:{}/", HOSTS[0], stage.port);
+        println!("      lockgate --socket {} status", stage.socket.display());
         println!("\nstill up: press Ctrl-C to end");
         tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")?;
     }
@@ -104,9 +107,6 @@ async fn show(stage: &Stage, args: &DemoArgs) -> anyhow::Result<()> {
         bail!("something was spilled: see the counts above");
     }
     println!("nothing was spilled");
-    println!("\ntry:  curl -H 'Host: {}' http://127.0.0.1:{}/", HOSTS[0], stage.port);
-    println!("      curl -H 'Host: {LABEL}.{}' http://127.0.0.1:{}/", HOSTS[0], stage.port);
-    println!("      lockgate --socket {} status", stage.socket.display());
     Ok(())
 }
 

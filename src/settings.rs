@@ -467,10 +467,12 @@ impl FromStr for Percent {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let count = text.strip_suffix('%').and_then(|count| count.trim_end().parse().ok());
-        count
-            .filter(|count| *count <= Self::MAX)
-            .map(Self)
-            .ok_or_else(|| format!("{text:?} is not a share: write it as 10%, up to {}%", Self::MAX))
+        let count =
+            count.ok_or_else(|| format!("{text:?} is not a share: write it with its sign, as 10%"))?;
+        if count > Self::MAX {
+            return Err(format!("{text:?} is too much: write {}% at most", Self::MAX));
+        }
+        Ok(Self(count))
     }
 }
 

@@ -188,7 +188,7 @@ pub(crate) fn receipt_text(receipt: &Receipt) -> String {
     );
     let drained = receipt.drained;
     match receipt.drain_ms {
-        None if receipt.from.is_none() => {}
+        _ if receipt.from.is_none() => {}
         None => text.push_str("\n  the old version drains"),
         Some(ms) => text.push_str(&format!(
             "\n  drained {} requests and {} streams in {ms} ms, cut {}",

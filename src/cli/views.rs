@@ -11,7 +11,7 @@ use super::{Global, exit};
 use crate::api::{
     App, Deployment, Diagnosis, Environment, Explanation, Instance, List, Logs, Operation, Route, Status,
 };
-use crate::ids::{AppName, DeploymentId};
+use crate::ids::{AppName, DeploymentId, EnvironmentName};
 use crate::settings::Enforced;
 
 pub(super) async fn list_apps(global: &Global, client: &Client) -> Done {
@@ -26,17 +26,21 @@ pub(super) async fn list_apps(global: &Global, client: &Client) -> Done {
                     .iter()
                     .map(|row| format!("{}{}", row.host, if row.path == "/" { "" } else { &row.path }))
                     .collect();
-                let live = app.environments.iter().find_map(|environment| environment.live);
+                let production =
+                    app.environments.iter().find(|one| one.name == EnvironmentName::production());
+                let live = production.and_then(|environment| environment.live);
+                let note = if production.is_some_and(|one| one.rolled_back) { "rolled back" } else { "" };
                 let access = json!(app.access);
                 vec![
                     app.name.to_string(),
                     access["mode"].as_str().unwrap_or_default().to_owned(),
                     hosts.join(" "),
                     live.map_or_else(|| "-".to_owned(), |live| live.to_string()),
+                    note.to_owned(),
                 ]
             })
             .collect();
-        output::table(&["APP", "ACCESS", "HOSTS", "LIVE"], &rows);
+        output::table(&["APP", "ACCESS", "HOSTS", "LIVE", ""], &rows);
     });
     Ok(())
 }

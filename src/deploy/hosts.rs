@@ -49,14 +49,23 @@ impl Engine {
     /// Where the deployment is or will be reached, if that is known: under its label, by its own name, or at a host of
     /// the app.
     pub(super) async fn url(&self, deployment: &Deployment) -> Result<Option<String>, Stop> {
+        if let Some(own) = self.own_url(deployment).await? {
+            return Ok(Some(own));
+        }
+        let is_production = deployment.environment == EnvironmentName::production();
+        let app =
+            self.store.app(&deployment.app).await?.filter(|_| is_production && deployment.label.is_none());
+        Ok(app.and_then(|app| first_exact(&app)).map(|place| format!("http://{place}")))
+    }
+
+    /// Where the deployment is reached whatever is live.
+    pub(super) async fn own_url(&self, deployment: &Deployment) -> Result<Option<String>, Stop> {
         let Some(app) = self.store.app(&deployment.app).await? else { return Ok(None) };
         let place = match &deployment.label {
             Some(label) => self.base_of_labels(&app, deployment).await?.map(|base| format!("{label}.{base}")),
             None => {
                 let own = names::own(&app.workspace, deployment);
-                let own = self.host_of(own, Sticky::Deployment, deployment).await?;
-                let is_production = deployment.environment == EnvironmentName::production();
-                own.or_else(|| first_exact(&app).filter(|_| is_production))
+                self.host_of(own, Sticky::Deployment, deployment).await?
             }
         };
         Ok(place.map(|place| format!("http://{place}")))

@@ -358,7 +358,15 @@ impl Orchestrator {
     pub async fn url(&self, deployment: DeploymentId) -> Result<Option<String>, Denied> {
         let found = self.engine.store.deployment(&deployment).await?;
         let found = found.ok_or(Denied::DeploymentNotFound { deployment })?;
-        match self.engine.url(&found).await {
+        let live =
+            self.engine.store.environment(&found.app, &found.environment).await?.and_then(|it| it.live);
+        // At the app's own host names another version is reached as long as this one is not live.
+        let url = if live == Some(deployment) {
+            self.engine.url(&found).await
+        } else {
+            self.engine.own_url(&found).await
+        };
+        match url {
             Ok(url) => Ok(url),
             Err(Stop::Store(source)) => Err(Denied::Store { source }),
             Err(_) => Ok(None),
@@ -448,6 +456,13 @@ impl Orchestrator {
                     "health.command",
                     "the process runtime runs no health commands",
                     "set health.path instead",
+                );
+            }
+            RuntimeKind::Process if request.image.is_some() && request.command.is_none() => {
+                return invalid(
+                    "image",
+                    "an image is named, and the process runtime runs commands",
+                    "name a command instead, or run lockgate with runtime: docker",
                 );
             }
             RuntimeKind::Docker | RuntimeKind::Process | RuntimeKind::Auto => {}

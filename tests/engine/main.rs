@@ -552,8 +552,11 @@ async fn a_label_leads_to_its_deployment_until_it_expires_and_live_is_untouched(
 async fn what_cannot_be_deployed_is_refused_with_the_field_and_a_remedy() {
     let bed = Bed::new().await;
     let label = |text: &str| DeployRequest { label: Some(text.parse().unwrap()), ..request(&["serve"]) };
+    let imaged = DeployRequest { image: Some("nginx:1".to_owned()), command: None, ..request(&["serve"]) };
     for (wrong, field) in [
         (DeployRequest { command: Some(Vec::new()), ..request(&["serve"]) }, "command"),
+        // Fixed fault: it was taken for a deploy of the app's own command.
+        (imaged, "image"),
         (label("www"), "label"),
         (label("xn--a"), "label"),
         (DeployRequest { ttl: Some(Delay::seconds(0)), ..label("ok") }, "ttl"),

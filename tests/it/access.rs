@@ -101,7 +101,7 @@ async fn a_disabled_app_is_stopped_and_comes_back_when_it_is_enabled() {
     lockgate.spawn("").await;
     assert!(lockgate.raw("www.web.test").await.contains("app_disabled"));
     let on = lockgate.cli(&["enable", "web"]);
-    assert!(on.status.success(), "{}", out(&on));
+    assert!(on.status.success() && out(&on).contains("succeeded"), "{}", out(&on));
     assert_eq!(lockgate.version(HOST).await.unwrap(), "one");
 }
 

@@ -85,6 +85,8 @@ async fn what_moves_the_traffic_is_shown_step_by_step_as_a_deploy_is() {
             assert!(told.contains(step), "{arguments:?}: {told}");
         }
         assert!(receipt.contains("published in"), "{arguments:?}: {receipt}");
+        // Fixed fault: now and then it was told as running, though nothing was left to do.
+        assert!(receipt.contains("succeeded"), "{arguments:?}: {receipt}");
         assert_eq!(told.contains("drain done"), arguments.contains(&"--drain"), "{arguments:?}: {told}");
         assert_eq!(lockgate.version(HOST).await.unwrap(), version);
     }
@@ -93,6 +95,13 @@ async fn what_moves_the_traffic_is_shown_step_by_step_as_a_deploy_is() {
     assert_eq!(operation.deployment.unwrap().to_string(), one);
     let refused = lockgate.cli(&["swap", "web", &one]);
     assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert!(stdout(&lockgate.cli(&["list"])).contains("rolled back"));
+    // Only the live one is reached at the app's host names.
+    let versions = stdout(&lockgate.cli(&["versions", "web"]));
+    for (version, url) in [(&one, "http://web.test"), (&two, "-")] {
+        let line = versions.lines().find(|line| line.contains(version.as_str())).unwrap();
+        assert_eq!(line.split_whitespace().last(), Some(url), "{versions}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

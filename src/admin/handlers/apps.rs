@@ -298,7 +298,8 @@ pub(crate) async fn enable(
 ) -> Result<Response, Refusal> {
     let Call { body: Nothing {}, caller } = call;
     let submitted = admin.engine.submit(Command::Enable(name), caller).await?;
-    answer_when(&admin, submitted, Wait::Cutover).await
+    // Nothing drains: its end follows at once.
+    answer_when(&admin, submitted, Wait::End).await
 }
 
 async fn view(admin: &Admin, found: store::App) -> Result<App, Refusal> {
