@@ -117,7 +117,9 @@ async fn round(lockgate: &mut Lockgate, fault: Fault, n: u32) -> bool {
     };
     assert!(expected.contains(&&serves), "{told}: {serves} serves after {deployed:?} and {swapped:?}");
     check(lockgate, &told).await;
-    assert_eq!(lockgate.version(HOST).await, Ok(serves), "{told}: it changed its mind");
+    // What was accepted and had not begun is carried out now.
+    let settled = lockgate.version(HOST).await.unwrap_or_else(|error| panic!("{told}: {error}"));
+    assert!(expected.contains(&&settled), "{told}: {settled} serves in the end");
     let after = format!("after {told}");
     lockgate.deploy(&after).await.unwrap_or_else(|error| panic!("{told}: {error}"));
     assert_eq!(lockgate.version(HOST).await, Ok(after), "{told}");
