@@ -5,6 +5,7 @@
 mod auth;
 mod body;
 mod call;
+mod certificates;
 #[expect(unused_qualifications, reason = "the code that `utoipa::path` makes for parameters")]
 mod handlers;
 mod listener;
@@ -27,6 +28,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api;
+use crate::certs::Certs;
 use crate::clock::Clock;
 use crate::deploy::Orchestrator;
 use crate::ids::InstanceId;
@@ -47,6 +49,7 @@ pub struct Admin {
     pub reload: mpsc::Sender<ReloadRequest>,
     /// Where the data plane listens.
     pub listen: Vec<SocketAddr>,
+    pub certs: Arc<Certs>,
     pub telemetry: Arc<Telemetry>,
     pub stats: Arc<ControlStats>,
     pub output: Arc<dyn Output>,

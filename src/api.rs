@@ -299,6 +299,19 @@ pub struct Status {
     /// Operations that have not ended.
     pub operations: Vec<OperationId>,
     pub listen: Vec<String>,
+    /// Those that are offered over TLS.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A certificate that is offered over TLS.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Certificate {
+    /// That it is offered for.
+    pub names: Vec<String>,
+    #[schema(value_type = String, format = DateTime)]
+    pub not_after: Timestamp,
+    /// It expires within 14 days, or has.
+    pub expires_soon: bool,
 }
 
 /// Creates an API token.

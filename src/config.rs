@@ -10,6 +10,7 @@ mod diff;
 mod document;
 mod interpolate;
 mod places;
+mod tls;
 mod typed;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use serde_yaml::{Mapping, Value};
 pub use diagnose::{Diagnostic, Diagnostics};
 pub use diff::diff;
 pub use document::{AccessLog, AccessLogFormat, EphemeralConfig, HistoryConfig, LimitsConfig, schema};
+pub use tls::TlsConfig;
 
 use diagnose::{Filled, Findings};
 use document::{AppHosts, Document, ServiceDocument};
@@ -40,6 +42,9 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub http: Vec<SocketAddr>,
+    /// The port at which clients are sent to https; `None`: they are not.
+    pub redirect: Option<u16>,
+    pub tls: TlsConfig,
     pub admin_socket: PathBuf,
     pub admin_address: Option<SocketAddr>,
     pub data_dir: PathBuf,
@@ -57,6 +62,8 @@ pub struct Config {
     pub history: HistoryConfig,
     pub apps: BTreeMap<AppName, AppConfig>,
     pub services: BTreeMap<ServiceName, ServiceConfig>,
+    /// What should be looked at, and keeps nothing from running.
+    pub warnings: Vec<Diagnostic>,
     /// The document after interpolation, for the diff of a reload.
     document: Value,
     /// Which of its scalars were filled in: they are not shown.
@@ -97,12 +104,14 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config,
     parse(&text, &origin, env)
 }
 
-/// The files that the configuration at `path` is made of: itself, and what `${file:…}` names in it, as far as it can be
-/// read.
+/// The files that the configuration at `path` is made of: itself, and what `${file:…}` and `tls` name in it, as far as it
+/// can be read.
 #[must_use]
 pub fn sources(path: &Path) -> Vec<PathBuf> {
     let text = interpolate::read_file(path, FILE_BYTES_MAX).unwrap_or_default();
-    let named = serde_yaml::from_str(&text).map(|tree| interpolate::files(&tree)).unwrap_or_default();
+    let named =
+        serde_yaml::from_str(&text).map(|tree| [interpolate::files(&tree), tls::files(&tree)].concat());
+    let named = named.unwrap_or_default();
     std::iter::once(path.to_owned()).chain(named).collect()
 }
 
@@ -153,6 +162,8 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
     let services = services.into_iter().filter_map(|(name, value)| service(&name, value, findings)).collect();
     let config = Config {
         http: document.listeners.http.addresses(),
+        redirect: document.listeners.http.redirect,
+        tls: TlsConfig::read(&document.listeners.https, &document.tls, findings),
         admin_socket: document.admin.socket,
         admin_address: document.admin.address,
         data_dir: document.data_dir,
@@ -168,11 +179,12 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
         history: document.history,
         apps,
         services,
+        warnings: Vec::new(),
         document: tree.clone(),
         filled: findings.filled().clone(),
     };
     check::whole(&config, findings);
-    Some(config)
+    Some(Config { warnings: findings.take_warnings(), ..config })
 }
 
 /// Takes a section of named entries out of the document.

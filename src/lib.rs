@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod certs;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,4 +1,4 @@
-//! The data plane for HTTP/1.1: from a client's connection to a target and back.
+//! The data plane for HTTP/1.1, with TLS or without: from a client's connection to a target and back.
 //!
 //! A request: `worker → server → handle → routing → gate.enter → upstream::send → body`. Each arrow is one call.
 //!
@@ -32,8 +32,10 @@ mod response;
 mod retry;
 mod server;
 mod settings;
+mod socket;
 mod split;
 mod sweep;
+mod tls;
 mod trace;
 mod tunnel;
 mod unsent;
@@ -65,7 +67,7 @@ use error_page::Form;
 use exchange::{End, Exchange, Mark};
 pub use plane::{DataPlane, StartError, start};
 use retry::Tries;
-pub use settings::{AccessLogFormat, AccessLogSink, Limits, ProxySettings};
+pub use settings::{AccessLogFormat, AccessLogSink, Limits, ProxySettings, TlsSettings};
 use tunnel::Upgrade;
 use validate::{Checked, Seen};
 
@@ -85,6 +87,12 @@ async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Result<Respon
     };
     if client.worker.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if client.tls.is_some()
+        && let Some(hsts) = client.worker.settings.tls.as_ref().and_then(|tls| tls.hsts.as_ref())
+    {
+        // An application may say something else.
+        response.headers_mut().entry(http::header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
     }
     Ok(response)
 }
@@ -121,6 +129,11 @@ async fn forward(
     while let Some(request) = &mut unsent {
         let memo = client.resolve(&checked.authority)?;
         let route = memo.found.route(tries.path(request), now)?;
+        if let Some(https) = &memo.https
+            && let Some(answer) = https.answer(request)?
+        {
+            return Ok(Served::Own(answer));
+        }
         if let Some(auth) = route.auth
             && let_in.as_ref() != Some(auth)
         {

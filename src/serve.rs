@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use http::HeaderValue;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinSet;
@@ -21,12 +22,15 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin, ListenError};
+use crate::certs::{Certs, TlsError};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{AccessLog, Config, Diagnostics, LimitsConfig};
 use crate::deploy::{Options, Orchestrator, Published};
 use crate::error::chain;
 use crate::ids::{InstanceId, LockgateId};
-use crate::proxy::{AccessLogFormat, AccessLogSink, DataPlane, Limits, ProxySettings, StartError};
+use crate::proxy::{
+    AccessLogFormat, AccessLogSink, DataPlane, Limits, ProxySettings, StartError, TlsSettings,
+};
 use crate::routing::Routing;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::store::sqlite::SqliteStore;
@@ -71,6 +75,8 @@ pub enum ServeError {
     Admin(#[from] ListenError),
     #[error("the configuration is not applied: {0}")]
     Apply(String),
+    #[error("{}", chain(.0))]
+    Tls(#[from] TlsError),
     #[error("signals cannot be received")]
     Signals(#[source] std::io::Error),
 }
@@ -129,8 +135,10 @@ pub async fn start(
     let published = Published::of_store(Arc::clone(&store), Arc::clone(&routing), Arc::clone(&clock)).await?;
     let services = reload::services_of(&config, store.as_ref(), &routing).await.map_err(ServeError::Apply)?;
     published.set_services(services);
+    let certs = Certs::new()?;
+    reload::publish_certificates(&certs, &config)?;
     // All routes are published by now: nothing that is let in finds an empty table.
-    let plane = crate::proxy::start(proxy_settings(&config, debug_generation), &routing, &clock)?;
+    let plane = crate::proxy::start(proxy_settings(&config, &certs, debug_generation), &routing, &clock)?;
     info!(listen = ?plane.addresses(), "serving");
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -149,6 +157,7 @@ pub async fn start(
         clock: Arc::clone(&clock),
         reload,
         listen: plane.addresses().to_vec(),
+        certs: Arc::clone(&certs),
         failures: admin::Failures::default(),
         mutations: TaskTracker::new(),
     });
@@ -158,7 +167,7 @@ pub async fn start(
         engine.clone(),
         Arc::clone(&routing),
         Arc::clone(&store),
-        stats,
+        (stats, certs),
     );
     reloader.apply_first().await.map_err(ServeError::Apply)?;
     // Whoever is answered finds the apps of the configuration.
@@ -268,9 +277,17 @@ impl Running {
     }
 }
 
-fn proxy_settings(config: &Config, debug_generation: bool) -> ProxySettings {
+fn proxy_settings(config: &Config, certs: &Arc<Certs>, debug_generation: bool) -> ProxySettings {
+    let seconds = config.tls.hsts.0.as_secs();
+    let tls = TlsSettings {
+        listen: config.tls.listen.clone(),
+        certs: Arc::clone(certs),
+        redirect: config.redirect,
+        hsts: (seconds > 0).then(|| HeaderValue::try_from(format!("max-age={seconds}")).ok()).flatten(),
+    };
     ProxySettings {
         listen: config.http.clone(),
+        tls: Some(tls).filter(|tls| !tls.listen.is_empty()),
         trusted_proxies: config.trusted_proxies.clone(),
         access_log: match &config.access_log {
             AccessLog::Off => AccessLogSink::Off,
@@ -291,6 +308,7 @@ fn limits(config: &LimitsConfig) -> Limits {
     let own = Limits::default();
     let or = |given: Option<crate::settings::Delay>, own| given.map_or(own, |delay| delay.0);
     Limits {
+        handshake: or(config.handshake, own.handshake),
         keep_alive: or(config.keep_alive, own.keep_alive),
         head: or(config.head, own.head),
         tcp_keepalive: or(config.tcp_keepalive, own.tcp_keepalive),

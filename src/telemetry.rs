@@ -16,7 +16,7 @@ use crossbeam_utils::CachePadded;
 use http::{Method, StatusCode};
 
 pub use cells::{Counter, CounterTable, Histogram};
-pub use control::{ControlStats, Present, TargetHealth};
+pub use control::{ControlStats, Expiry, Present, TargetHealth};
 pub use latencies::Latencies;
 pub use tally::{FailedBy, Tally};
 
@@ -94,8 +94,22 @@ pub struct WorkerCells {
     pub memo_misses: Counter,
     pub cuts: Counter,
     pub access_log_dropped: Counter,
+    pub handshakes: HandshakeCells,
     /// Own answers by code.
     errors: CounterTable<48>,
+}
+
+/// How TLS handshakes went.
+#[derive(Debug, Default)]
+pub struct HandshakeCells {
+    pub tls12: Counter,
+    pub tls13: Counter,
+    /// Of those, how many went on with a session that was there before.
+    pub resumed: Counter,
+    pub failed: Counter,
+    pub timed_out: Counter,
+    /// The client spoke something else, as plain HTTP.
+    pub not_tls: Counter,
 }
 
 /// All that is counted by one data plane.

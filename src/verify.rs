@@ -12,6 +12,7 @@ mod options;
 mod plan;
 mod streams;
 mod tally;
+mod tls;
 mod verdict;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use tally::{Fault, Tally};
 
 pub use options::{Target, TargetError, VerifyOptions};
 pub use plan::{Kind, Mix, MixError};
+pub use tls::{Authorities, AuthoritiesError};
 pub use verdict::{Class, Counts, Evidence, Latency, Verdict};
 
 /// Requests beyond this many in flight are not sent but counted as failed: the target has stopped answering.

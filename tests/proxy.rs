@@ -8,6 +8,8 @@
 mod access_log;
 #[path = "proxy/basics.rs"]
 mod basics;
+#[path = "tls/ca.rs"]
+mod ca;
 #[path = "proxy/cutover.rs"]
 mod cutover;
 #[path = "proxy/ejection.rs"]
@@ -34,5 +36,7 @@ mod support;
 mod tally;
 #[path = "proxy/timeouts.rs"]
 mod timeouts;
+#[path = "proxy/tls.rs"]
+mod tls;
 #[path = "proxy/workers.rs"]
 mod workers;

@@ -427,22 +427,30 @@ async fn verify(global: &Global, options: crate::verify::VerifyOptions) -> Done 
 }
 
 fn check(global: &Global, path: &std::path::Path) -> Done {
-    let report = |found: &[Diagnostic]| {
-        let shown = found.iter().map(|one| {
+    let report = |found: &[Diagnostic], warnings: &[Diagnostic]| {
+        let one = |one: &Diagnostic| {
             json!({
                 "origin": one.origin, "line": one.line, "column": one.column, "path": one.path,
                 "message": one.message, "remedy": one.remedy,
             })
-        });
-        json!({ "file": path, "valid": found.is_empty(), "diagnostics": shown.collect::<Vec<_>>() })
+        };
+        let shown = |list: &[Diagnostic]| list.iter().map(one).collect::<Vec<_>>();
+        json!({
+            "file": path, "valid": found.is_empty(), "diagnostics": shown(found), "warnings": shown(warnings),
+        })
     };
     match crate::config::load(path, &|name| std::env::var(name).ok()) {
-        Ok(_) => {
-            show(global, &report(&[]), || output::line(format!("{} is valid", path.display())));
+        Ok(config) => {
+            show(global, &report(&[], &config.warnings), || {
+                for warning in &config.warnings {
+                    output::line(format!("warning: {warning}"));
+                }
+                output::line(format!("{} is valid", path.display()));
+            });
             Ok(())
         }
         Err(diagnostics) => {
-            let report = report(&diagnostics.0);
+            let report = report(&diagnostics.0, &[]);
             Err(Failure::new(exit::FAILED, diagnostics.to_string()).report(report))
         }
     }

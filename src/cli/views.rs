@@ -252,6 +252,9 @@ pub(super) async fn status(global: &Global, client: &Client) -> Done {
         found.streams,
         found.operations.len()
     ));
+    for one in found.certificates.iter().filter(|one| one.expires_soon) {
+        output::line(format!("certificate of {} expires at {}", one.names.join(", "), one.not_after));
+    }
     let rows: Vec<_> = instances
         .items
         .iter()

@@ -30,6 +30,21 @@ pub(super) fn whole(config: &Config, findings: &mut Findings<'_>) {
     if config.workers > WORKERS_MAX {
         findings.add("workers", format!("is above {WORKERS_MAX}"), "0 is one for each core");
     }
+    if config.redirect.is_some() && config.tls.listen.is_empty() {
+        let remedy = "write listeners.https.address, or leave the redirect out";
+        findings.add("listeners.http.redirect", "leads to no listener", remedy);
+    }
+    if config.redirect == Some(0) {
+        findings.add("listeners.http.redirect", "is 0", "write the port that clients use for https: 443");
+    }
+    if !config.tls.listen.is_empty() && config.tls.certificates.is_empty() {
+        let remedy = "write tls: { certificates: [{ cert: …, key: … }] }";
+        findings.warn(
+            "listeners.https.address",
+            "has no certificate to offer: every handshake fails",
+            remedy,
+        );
+    }
     limits(&config.limits, findings);
     let auth = AppSettings { preview_auth: config.ephemeral.preview_auth.clone(), ..AppSettings::default() };
     for fault in auth.faults() {
@@ -79,6 +94,7 @@ pub(super) fn deploy(path: &str, written: &Mapping, settings: &DeploySettings, f
 
 fn limits(limits: &LimitsConfig, findings: &mut Findings<'_>) {
     let delays = [
+        ("handshake", limits.handshake),
         ("keep_alive", limits.keep_alive),
         ("head", limits.head),
         ("body_idle", limits.body_idle),

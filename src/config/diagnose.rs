@@ -38,11 +38,19 @@ pub(super) struct Findings<'a> {
     places: Places,
     filled: Filled,
     found: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
 }
 
 impl<'a> Findings<'a> {
     pub(super) fn new(origin: &'a str, text: &'a str) -> Self {
-        Self { origin, text, places: Places::of(text), filled: Filled::new(), found: Vec::new() }
+        Self {
+            origin,
+            text,
+            places: Places::of(text),
+            filled: Filled::new(),
+            found: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -80,6 +88,17 @@ impl<'a> Findings<'a> {
         self.push(path, place, message.into(), remedy.into());
     }
 
+    /// Tells something that should be looked at, and keeps nothing from running.
+    pub(super) fn warn(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
+        let place = self.places.find(path);
+        let warning = self.diagnostic(path, place, message.into(), remedy.into());
+        self.warnings.push(warning);
+    }
+
+    pub(super) fn take_warnings(&mut self) -> Vec<Diagnostic> {
+        std::mem::take(&mut self.warnings)
+    }
+
     /// What the typed pass says of `path`: with a remedy where it is a misspelt key.
     pub(super) fn type_error(&mut self, path: &str, message: &str) {
         let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
@@ -89,15 +108,10 @@ impl<'a> Findings<'a> {
                 // At the root, where these two are read apart from the others.
                 known.extend(["apps", "services"]);
             }
-            let remedy = if path == "listeners.https" {
-                "TLS comes with a later version: put a TLS terminator in front, or leave the key out"
-                    .to_owned()
-            } else {
-                match nearest(field, &known) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None if known.is_empty() => "leave it out".to_owned(),
-                    None => format!("known here: {}", known.join(", ")),
-                }
+            let remedy = match nearest(field, &known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if known.is_empty() => "leave it out".to_owned(),
+                None => format!("known here: {}", known.join(", ")),
             };
             return self.add(path, format!("unknown key `{field}`"), remedy);
         }
@@ -133,11 +147,16 @@ impl<'a> Findings<'a> {
     }
 
     fn push(&mut self, path: &str, place: Option<Place>, message: String, remedy: String) {
+        let found = self.diagnostic(path, place, message, remedy);
+        self.found.push(found);
+    }
+
+    fn diagnostic(&self, path: &str, place: Option<Place>, message: String, remedy: String) -> Diagnostic {
         let line = place.map(|place| place.line.saturating_sub(1));
         let snippet = line
             .and_then(|line| self.text.lines().nth(line).filter(|_| !is_env(path) && !self.holds_env(line)));
         let snippet = snippet.filter(|line| line.chars().count() <= SNIPPET_CHARS_MAX);
-        self.found.push(Diagnostic {
+        Diagnostic {
             origin: self.origin.to_owned(),
             line: place.map(|place| place.line),
             column: place.map(|place| place.column),
@@ -145,7 +164,7 @@ impl<'a> Findings<'a> {
             message,
             remedy,
             snippet: snippet.map(|line| line.replace(char::is_control, " ")),
-        });
+        }
     }
 
     /// Whether the line stands in an `env` mapping, whose values are secrets even where they are written out.

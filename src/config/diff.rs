@@ -10,7 +10,7 @@ use super::interpolate::below;
 use crate::api::Reloaded;
 
 /// Sections whose changes apply at once; all others wait for a restart.
-const LIVE: &[&str] = &["apps", "services", "deploy"];
+const LIVE: &[&str] = &["apps", "services", "deploy", "tls"];
 
 /// From what runs to what the file says now.
 #[must_use]

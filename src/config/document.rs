@@ -13,6 +13,7 @@ use serde_yaml::Value;
 
 use super::HostRule;
 use super::diagnose::Findings;
+use super::tls::{HttpsListener, TlsDocument};
 use crate::routing::host::{HostError, HostPattern};
 use crate::routing::path::{PathPrefix, PrefixError};
 use crate::settings::{AppSettings, Delay, DeploySettings, PreviewAuthSettings, RuntimeKind};
@@ -22,6 +23,7 @@ use crate::settings::{AppSettings, Delay, DeploySettings, PreviewAuthSettings, R
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Document {
     pub(super) listeners: Listeners,
+    pub(super) tls: TlsDocument,
     pub(super) admin: AdminDocument,
     /// Where the store is.
     pub(super) data_dir: PathBuf,
@@ -47,6 +49,7 @@ pub(super) struct Document {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Listeners {
     pub(super) http: Listener,
+    pub(super) https: HttpsListener,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -58,6 +61,8 @@ pub(super) struct Listener {
     /// More of them.
     #[schemars(with = "Vec<String>")]
     also: Vec<SocketAddr>,
+    /// The port of https to which requests are sent by 308, for names that a certificate covers.
+    pub(super) redirect: Option<u16>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -102,6 +107,8 @@ pub enum AccessLogFormat {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
+    /// A TLS handshake, from the connection on.
+    pub handshake: Option<Delay>,
     /// A kept connection without a request.
     pub keep_alive: Option<Delay>,
     /// A request head, from its first byte to its last.
@@ -208,6 +215,7 @@ impl Default for Document {
     fn default() -> Self {
         Self {
             listeners: Listeners::default(),
+            tls: TlsDocument::default(),
             admin: AdminDocument::default(),
             data_dir: PathBuf::from("/var/lib/lockgate"),
             apex: None,
@@ -227,7 +235,7 @@ impl Default for Document {
 
 impl Default for Listener {
     fn default() -> Self {
-        Self { address: SocketAddr::from(([0, 0, 0, 0], 80)), also: Vec::new() }
+        Self { address: SocketAddr::from(([0, 0, 0, 0], 80)), also: Vec::new(), redirect: None }
     }
 }
 

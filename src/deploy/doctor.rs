@@ -47,6 +47,9 @@ pub enum FindingKind {
     AbandonedOperation,
     OverdueTimer,
     OverdueExpiry,
+    /// Within 14 days.
+    CertificateExpiring,
+    CertificateExpired,
 }
 
 impl Orchestrator {

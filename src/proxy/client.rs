@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -11,8 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use tokio::io::{Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::Interest;
 
 use crate::routing::backend::Cut;
 use crate::routing::{Backend, HostMatch, HostName};
@@ -21,6 +19,8 @@ use crate::upstream::{Abort, Activity, LocalBackend, Phase, Read, Upstreams};
 use super::error::ForwardError;
 use super::headers::Peer;
 use super::raw_heads::RawHeads;
+use super::socket::{Heard, Socket};
+use super::tls::{Tls, ToHttps};
 use super::tunnel::Upgrade;
 use super::unsent;
 use super::worker::Worker;
@@ -30,6 +30,8 @@ pub(crate) struct Client {
     pub(crate) worker: Rc<Worker>,
     pub(crate) activity: Rc<Activity>,
     pub(crate) peer: Peer,
+    /// What its connection was made with, if that is TLS.
+    pub(crate) tls: Option<Tls>,
     /// The route that was used last; most connections use one.
     memo: RefCell<Option<Rc<Memo>>>,
     /// Polls of its task, to tell whether two things happened in one.
@@ -41,7 +43,7 @@ pub(crate) struct Client {
     /// What the connection becomes once hyper is done with it.
     pub(crate) upgrade: RefCell<Option<Upgrade>>,
     /// The socket, which hyper reads and writes through [`super::io::ClientIo`].
-    pub(crate) socket: RefCell<Option<TcpStream>>,
+    pub(crate) socket: RefCell<Option<Socket>>,
     pub(crate) raw_heads: RefCell<RawHeads>,
     /// hyper has a response of ours to write, or a part of one.
     is_answering: Cell<bool>,
@@ -64,6 +66,8 @@ pub(crate) struct Memo {
     pub(crate) generation: u64,
     authority: HeaderValue,
     pub(crate) found: Arc<HostMatch>,
+    /// Its requests are to come by https.
+    pub(crate) https: Option<ToHttps>,
     /// The backend that was used last.
     last: RefCell<Option<Rc<LocalBackend>>>,
 }
@@ -80,11 +84,14 @@ impl Memo {
 }
 
 impl Client {
-    pub(crate) fn new(worker: &Rc<Worker>, peer: Peer, socket: TcpStream) -> Self {
+    pub(crate) fn new(worker: &Rc<Worker>, peer: Peer, mut socket: Socket, tls: Option<Tls>) -> Self {
+        let activity = Rc::new(Activity::new(Rc::clone(&worker.now)));
+        socket.count(&activity);
         Self {
             worker: Rc::clone(worker),
-            activity: Rc::new(Activity::new(Rc::clone(&worker.now))),
+            activity,
             peer,
+            tls,
             memo: RefCell::default(),
             polls: Cell::new(0),
             requests: Cell::new(0),
@@ -166,21 +173,33 @@ impl Client {
         self.worker.cells().memo_misses.add(1);
         let name = authority.to_str().ok().and_then(|text| HostName::from_authority(text).ok());
         let name = name.ok_or(ForwardError::BadRequest("The host name is not valid."))?;
+        // Once for each generation of the routes: whoever changes what TLS asks publishes them again.
+        let https = self.check_tls(&name)?;
         let (generation, found) = self.worker.routing.resolve(&name).ok_or(ForwardError::NoRoute)?;
         // A copy: what was received is a slice of the read buffer, and would keep all of it for as long as the
         // connection lives.
         let authority = HeaderValue::from_bytes(authority.as_bytes()).unwrap_or_else(|_| authority.clone());
         self.current.borrow_mut().host = authority.clone();
-        let memo = Rc::new(Memo { generation, authority, found, last: RefCell::default() });
+        let memo = Rc::new(Memo { generation, authority, found, https, last: RefCell::default() });
         self.memo.replace(Some(Rc::clone(&memo)));
         Ok(memo)
+    }
+
+    /// Sees that requests for `host` may come over this connection; and where they are sent, if they are to come by https.
+    fn check_tls(&self, host: &HostName) -> Result<Option<ToHttps>, ForwardError> {
+        let Some(settings) = &self.worker.settings.tls else { return Ok(None) };
+        match &self.tls {
+            Some(tls) if tls.carries(host, &settings.certs) => Ok(None),
+            Some(_) => Err(ForwardError::Misdirected),
+            None => ToHttps::of(host, settings),
+        }
     }
 
     /// Looks how its reader gets on with a response that it holds up.
     pub(crate) fn look_at_reader(&self) {
         if self.activity.awaits_reader()
             && let Some(socket) = &*self.socket.borrow()
-            && let Ok(unsent) = unsent::bytes(socket)
+            && let Ok(unsent) = unsent::bytes(socket.tcp())
         {
             self.activity.look_at_reader(unsent);
         }
@@ -193,7 +212,7 @@ impl Client {
             return;
         }
         let socket = self.socket.borrow();
-        let Some(socket) = &*socket else { return };
+        let Some(socket) = socket.as_ref().map(Socket::tcp) else { return };
         if !matches!(socket.take_error(), Ok(None)) {
             return self.activity.ask(Abort::ClientGone);
         }
@@ -217,12 +236,11 @@ impl Client {
         if !waits || self.activity.is_receiving() || self.has_more.get() {
             return Poll::Pending;
         }
-        let mut byte = [MaybeUninit::uninit()];
-        let socket = self.socket.borrow();
-        let Some(socket) = &*socket else { return Poll::Pending };
-        match ready!(socket.poll_peek(cx, &mut ReadBuf::uninit(&mut byte))) {
-            Ok(0) => self.activity.half_closed(),
-            Ok(_) => self.has_more.set(true),
+        let mut socket = self.socket.borrow_mut();
+        let Some(socket) = &mut *socket else { return Poll::Pending };
+        match ready!(socket.poll_heard(cx)) {
+            Ok(Heard::End) => self.activity.half_closed(),
+            Ok(Heard::More) => self.has_more.set(true),
             Err(_reset) => return Poll::Ready(()),
         }
         Poll::Pending

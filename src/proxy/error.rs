@@ -22,6 +22,8 @@ pub(crate) enum ForwardError {
     ExpectationFailed,
     #[error("the request came back to the proxy too many times")]
     Loop,
+    #[error("the connection was not made for this host")]
+    Misdirected,
     #[error("nothing is served under this name")]
     NoRoute,
     #[error("no such preview")]
@@ -89,6 +91,11 @@ impl ForwardError {
                 closing(S::EXPECTATION_FAILED, "expectation_failed", "Only 100-continue may be expected.")
             }
             Self::Loop => closing(S::LOOP_DETECTED, "loop_detected", "The request went in a circle."),
+            Self::Misdirected => closing(
+                S::MISDIRECTED_REQUEST,
+                "misdirected_request",
+                "Requests for this host do not come over this connection: make one for it, by https.",
+            ),
             Self::NoRoute => plain(S::NOT_FOUND, "no_route", "Nothing is served under this name."),
             Self::EphemeralUnknown => {
                 plain(S::NOT_FOUND, "ephemeral_unknown", "There is no preview of this name.")

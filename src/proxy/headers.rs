@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::client::Client;
 use super::error::ForwardError;
+use super::settings::Scheme;
 use super::validate::{Checked, Seen, is_managed, is_ours, lists_nothing, max_forwards, tokens};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -32,6 +33,7 @@ const LOOP_MAX: usize = 5;
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
     is_trusted: bool,
+    pub(crate) scheme: Scheme,
     text: HeaderValue,
     port: HeaderValue,
 }
@@ -45,13 +47,14 @@ pub(crate) struct Via {
 }
 
 impl Peer {
-    pub(crate) fn new(peer: SocketAddr, port: u16, trusted: &[IpNet]) -> Self {
+    pub(crate) fn new(peer: SocketAddr, (scheme, port): (Scheme, u16), trusted: &[IpNet]) -> Self {
         // An IPv4 peer of an IPv6 listener is still an IPv4 peer.
         let address = peer.ip().to_canonical();
         let text = HeaderValue::from_str(&address.to_string());
         Self {
             address,
             is_trusted: trusted.iter().any(|net| net.contains(&address)),
+            scheme,
             text: text.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
             port: HeaderValue::from(port),
         }
@@ -236,7 +239,7 @@ fn tell_client(headers: &mut HeaderMap, checked: &Checked, peer: &Peer, trusted:
         hops.extend_from_slice(peer.text.as_bytes());
         let hops = HeaderValue::from_bytes(&hops).unwrap_or_else(|_| peer.text.clone());
         headers.insert(X_FORWARDED_FOR, hops);
-        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(peer.scheme.as_str()));
         headers.entry(X_FORWARDED_HOST).or_insert_with(|| checked.authority.clone());
         headers.entry(X_FORWARDED_PORT).or_insert_with(|| peer.port.clone());
         let client = || HeaderValue::from_str(&client.to_string()).unwrap_or_else(|_| peer.text.clone());
@@ -248,7 +251,7 @@ fn tell_client(headers: &mut HeaderMap, checked: &Checked, peer: &Peer, trusted:
         remove_all(headers, |name| name.starts_with("x-forwarded-"));
     }
     headers.insert(X_FORWARDED_FOR, peer.text.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(peer.scheme.as_str()));
     headers.insert(X_FORWARDED_HOST, checked.authority.clone());
     headers.insert(X_FORWARDED_PORT, peer.port.clone());
     headers.insert(X_REAL_IP, peer.text.clone());
@@ -271,7 +274,7 @@ mod tests {
         ) {
             let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
             let peer = if is_trusted { "10.9.9.9:1" } else { "198.51.100.7:1" };
-            let peer = Peer::new(peer.parse().unwrap(), 80, &trusted);
+            let peer = Peer::new(peer.parse().unwrap(), (Scheme::Http, 80), &trusted);
             let mut headers = HeaderMap::new();
             for part in hops.chunks(hops.len().div_ceil(fields).max(1)) {
                 headers.append(X_FORWARDED_FOR, HeaderValue::from_str(&part.join(", ")).unwrap());

@@ -6,16 +6,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::client::Client;
+use super::socket::{self, Socket};
 
 /// A client's socket. It stays with the [`Client`], so that its task can end the connection in an orderly way
 /// whatever became of hyper's side.
 pub(crate) struct ClientIo(pub(crate) Rc<Client>);
 
 impl ClientIo {
-    fn poll<T>(&self, poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn poll<T>(&self, poll: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &mut *self.0.socket.borrow_mut() {
             Some(stream) => poll(Pin::new(stream)),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
@@ -23,10 +23,9 @@ impl ClientIo {
     }
 
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &polled {
-            Poll::Ready(Ok(bytes)) => self.0.activity.wrote(*bytes),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.0.activity.await_reader(),
+        // What TLS takes is not yet sent: that is counted below it.
+        if self.0.tls.is_none() {
+            socket::count(Some(&self.0.activity), &polled);
         }
         polled
     }
@@ -68,7 +67,10 @@ impl AsyncWrite for ClientIo {
     }
 
     /// hyper flushes when it has written all that it has.
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.tls.is_some() {
+            ready!(self.poll(|stream| stream.poll_flush(cx)))?;
+        }
         self.0.flushed();
         Poll::Ready(Ok(()))
     }

@@ -18,7 +18,7 @@ use crate::telemetry::Telemetry;
 
 use super::access_log;
 use super::addresses::Addresses;
-use super::settings::ProxySettings;
+use super::settings::{ProxySettings, Scheme};
 use super::worker::{self, Listener, Shared, Stage, Worker};
 
 const BACKLOG: i32 = 4096;
@@ -83,10 +83,12 @@ pub fn start(
     clock: &Arc<dyn Clock>,
 ) -> Result<DataPlane, StartError> {
     let count = routing.workers().max(1);
-    let mut listeners: Vec<Vec<TcpListener>> = (0..count).map(|_| Vec::new()).collect();
+    let mut listeners: Vec<Vec<(Scheme, TcpListener)>> = (0..count).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
     let keepalive = keepalive(settings.limits.tcp_keepalive);
-    for wanted in &settings.listen {
+    let secure = settings.tls.iter().flat_map(|tls| &tls.listen).map(|address| (Scheme::Https, address));
+    let plain = settings.listen.iter().map(|address| (Scheme::Http, address));
+    for (scheme, wanted) in plain.chain(secure) {
         // Sockets that share a port would also share it with another Lockgate: ask for it alone first.
         if wanted.port() != 0 {
             drop(bind(*wanted, Sharing::Alone, None).map_err(|source| listen_error(*wanted, source))?);
@@ -97,7 +99,7 @@ pub fn start(
             let socket = bind(address, Sharing::Workers, keepalive.as_ref())
                 .map_err(|source| listen_error(address, source))?;
             address = socket.local_addr().map_err(|source| listen_error(address, source))?;
-            sockets.push(socket);
+            sockets.push((scheme, socket));
         }
         addresses.push(address);
     }
@@ -127,7 +129,7 @@ pub fn start(
 }
 
 impl DataPlane {
-    /// Where it listens, in the order of the settings; with the port that was chosen where any would do.
+    /// Where it listens, in the order of the settings, without TLS first; with the port that was chosen where any would do.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -175,7 +177,7 @@ impl DataPlane {
 
 fn spawn(
     number: usize,
-    sockets: Vec<TcpListener>,
+    sockets: Vec<(Scheme, TcpListener)>,
     connections_max: usize,
     shared: Shared,
     stage: watch::Receiver<Stage>,
@@ -190,9 +192,9 @@ fn spawn(
             Err(error) => return tell(&started, Err(error)),
         };
         runtime.block_on(async {
-            let listener = |socket: TcpListener| {
+            let listener = |(scheme, socket): (Scheme, TcpListener)| {
                 let port = socket.local_addr()?.port();
-                Ok(Listener { socket: tokio::net::TcpListener::from_std(socket)?, port })
+                Ok(Listener { socket: tokio::net::TcpListener::from_std(socket)?, scheme, port })
             };
             match sockets.into_iter().map(listener).collect() {
                 Ok(listeners) => {

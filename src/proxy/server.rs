@@ -22,6 +22,9 @@ use crate::upstream::{Abort, Phase};
 use super::client::Client;
 use super::error::ForwardError;
 use super::io::ClientIo;
+use super::settings::Scheme;
+use super::socket::Socket;
+use super::tls;
 use super::tunnel;
 use super::worker::{Admitted, Worker};
 
@@ -51,8 +54,16 @@ pub(crate) fn turn_away(stream: TcpStream) {
 
 /// Serves requests until either side closes.
 pub(crate) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
-    let Admitted { stream, peer, place: _place } = admitted;
-    let client = Rc::new(Client::new(&worker, peer, stream));
+    let Admitted { stream, scheme, peer, place: _place } = admitted;
+    let (socket, tls) = match (scheme, worker.certs()) {
+        (Scheme::Https, Some(certs)) => {
+            // Boxed because a handshake is over soon.
+            let Some((socket, tls)) = Box::pin(tls::accept(&worker, certs, stream)).await else { return };
+            (socket, Some(tls))
+        }
+        (Scheme::Http, _) | (_, None) => (Socket::Plain(stream), None),
+    };
+    let client = Rc::new(Client::new(&worker, peer, socket, tls));
     let _listed = worker.list(&client);
     match drive(&client).await {
         Ended::Done(read) => {
@@ -62,6 +73,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
                 Box::pin(tunnel::run(&client, upgrade, read)).await;
             } else if client.activity.is_receiving() {
                 Box::pin(end(&client, b"")).await;
+            } else if client.tls.is_some() {
+                Box::pin(close(&client)).await;
             }
         }
         Ended::Failed | Ended::Aborted(_) if client.is_cut.get() => reset(&client),
@@ -73,6 +86,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
             let error = ForwardError::Aborted(Abort::HeadTimeout);
             Box::pin(end(&client, &super::refuse_unread(&client, &error, &error))).await;
         }
+        Ended::Aborted(Abort::Idle) if client.tls.is_some() => Box::pin(close(&client)).await,
         Ended::Aborted(_) => {}
     }
 }
@@ -124,14 +138,30 @@ async fn drive(client: &Rc<Client>) -> Ended {
 fn reset(client: &Client) {
     if let Some(stream) = client.socket.borrow_mut().take() {
         // If it cannot be reset it is gone already.
-        let _or_gone = stream.set_zero_linger();
+        let _or_gone = stream.tcp().set_zero_linger();
     }
 }
 
 /// Ends the connection so that the client gets to read what was written to it: a socket that is closed with
 /// unread bytes resets the connection, and takes the answer along.
 async fn end(client: &Client, last_words: &[u8]) {
-    let Some(mut stream) = client.socket.borrow_mut().take() else { return };
+    let socket = client.socket.borrow_mut().take();
+    if let Some(socket) = socket {
+        linger(socket, last_words).await;
+    }
+}
+
+/// Tells the client that this is the end in order, which TLS does not leave to the socket.
+async fn close(client: &Client) {
+    let socket = client.socket.borrow_mut().take();
+    if let Some(mut socket) = socket {
+        // Whether it is there to hear it or not, the connection is over.
+        let _over = tokio::time::timeout(LINGER, socket.shutdown()).await;
+    }
+}
+
+/// Writes the last that a connection carries, and reads for a while what its client still sends.
+pub(crate) async fn linger(mut stream: Socket, last_words: &[u8]) {
     let lingered = async {
         stream.write_all(last_words).await?;
         stream.shutdown().await?;

@@ -2,18 +2,22 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use ipnet::IpNet;
 
+use crate::certs::Certs;
 use crate::routing::standing::Ejection;
 use crate::upstream::{ConnectLimits, Tick, TickLimits};
 
 /// What the data plane is told. How many workers it has is `Routing::workers`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ProxySettings {
     /// Where every worker listens, for plain HTTP/1.1.
     pub listen: Vec<SocketAddr>,
+    pub tls: Option<TlsSettings>,
     /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed and appended to.
     pub trusted_proxies: Vec<IpNet>,
     /// The name under which this proxy appears in `Via`; none leaves `Via` out.
@@ -25,6 +29,25 @@ pub struct ProxySettings {
     pub ejection: Ejection,
     /// Tells the upstream the route table's generation in `Lockgate-Generation`; for the verifier.
     pub debug_generation: bool,
+}
+
+/// HTTP/1.1 over TLS, beside the plain one.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    pub listen: Vec<SocketAddr>,
+    pub certs: Arc<Certs>,
+    /// At what port clients are sent to https, who ask by plain HTTP for a name that a certificate covers; `None`: they
+    /// are not.
+    pub redirect: Option<u16>,
+    /// `Strict-Transport-Security` of answers that have none.
+    pub hsts: Option<HeaderValue>,
+}
+
+/// How requests come to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
 }
 
 /// Where the access log goes.
@@ -49,6 +72,8 @@ pub enum AccessLogFormat {
 /// Time-outs and sizes. A time-out ends what makes no progress; there is no limit on the whole of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// A TLS handshake, from the connection on.
+    pub handshake: Duration,
     /// A kept connection without a request.
     pub keep_alive: Duration,
     /// A request head, from its first byte to its last.
@@ -95,6 +120,7 @@ impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            tls: None,
             trusted_proxies: Vec::new(),
             via: Some("lockgate".to_owned()),
             access_log: AccessLogSink::Off,
@@ -109,6 +135,7 @@ impl Default for ProxySettings {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            handshake: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             head: Duration::from_secs(10),
             tcp_keepalive: Duration::from_secs(60),
@@ -128,6 +155,15 @@ impl Default for Limits {
             body_bytes: 1024 * 1024 * 1024,
             connections: None,
             connections_per_client: 256,
+        }
+    }
+}
+
+impl Scheme {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }

@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::upstream::{Abort, Connection};
 
@@ -91,8 +90,8 @@ impl Flow {
         &mut self,
         cx: &mut Context<'_>,
         client: &Client,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         mut frames: Option<&mut Frames>,
     ) -> Poll<io::Result<()>> {
         loop {
@@ -107,6 +106,8 @@ impl Flow {
                 self.held.advance(written);
                 client.activity.progressed();
             }
+            // TLS takes more than the socket does.
+            ready!(Pin::new(&mut *to).poll_flush(cx))?;
             match self.state {
                 FlowState::Ended => return Poll::Ready(Ok(())),
                 FlowState::Ending => {
@@ -123,8 +124,8 @@ impl Flow {
         &mut self,
         cx: &mut Context<'_>,
         client: &Client,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         frames: Option<&mut Frames>,
     ) -> Poll<io::Result<()>> {
         let mut lent = client.worker.scratch.borrow_mut();

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::certs::Certs;
 use crate::clock::Clock;
 use crate::routing::Routing;
 use crate::telemetry::{Telemetry, WorkerCells};
@@ -25,7 +26,7 @@ use super::headers::{Peer, Via};
 use super::request_id::RequestIds;
 use super::retry::RetryBudget;
 use super::server;
-use super::settings::ProxySettings;
+use super::settings::{ProxySettings, Scheme};
 use super::upload::Uploads;
 
 /// Bytes that a tunnel reads at once.
@@ -87,6 +88,7 @@ pub(crate) enum Stage {
 /// A listening socket and its port. What is set on it, as the option to send without delay, its connections inherit.
 pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
+    pub(crate) scheme: Scheme,
     pub(crate) port: u16,
 }
 
@@ -94,12 +96,14 @@ pub(crate) struct Listener {
 struct Accepted {
     stream: TcpStream,
     peer: SocketAddr,
+    scheme: Scheme,
     port: u16,
 }
 
 /// A connection that is served.
 pub(crate) struct Admitted {
     pub(crate) stream: TcpStream,
+    pub(crate) scheme: Scheme,
     pub(crate) peer: Peer,
     /// Among the connections of its address, if they are counted.
     pub(crate) place: Option<Place>,
@@ -148,21 +152,23 @@ impl Worker {
 
     /// Admits a connection, unless its address has too many.
     fn admit(&self, accepted: Accepted) -> Option<Admitted> {
-        let Accepted { stream, peer, port } = accepted;
-        let peer = Peer::new(peer, port, &self.settings.trusted_proxies);
+        let Accepted { stream, peer, scheme, port } = accepted;
+        let peer = Peer::new(peer, (scheme, port), &self.settings.trusted_proxies);
         let place = match &self.addresses {
             Some(addresses) if !peer.is_trusted() => match addresses.enter(peer.address) {
                 Some(place) => Some(place),
                 None => {
                     self.cells().connections_refused.add(1);
                     tracing::debug!(client = %peer.address, "connection refused: its address has too many");
-                    server::turn_away(stream);
+                    if scheme == Scheme::Http {
+                        server::turn_away(stream);
+                    }
                     return None;
                 }
             },
             Some(_) | None => None,
         };
-        Some(Admitted { stream, peer, place })
+        Some(Admitted { stream, scheme, peer, place })
     }
 
     /// Whether responses say that their connection closes.
@@ -194,6 +200,11 @@ impl Worker {
         if balance::failed(backend, target, self.judge(self.clock.now())) {
             backend.backend.stats.of(self.number).ejections.add(1);
         }
+    }
+
+    /// The certificates, if there is a listener for https.
+    pub(crate) fn certs(&self) -> Option<&Certs> {
+        self.settings.tls.as_ref().map(|tls| &*tls.certs)
     }
 
     /// What this worker counts.
@@ -271,7 +282,8 @@ async fn accept(listeners: &[Listener]) -> std::io::Result<Accepted> {
     std::future::poll_fn(|cx| {
         let mut accepted = listeners.iter().map(|listener| {
             let accepted = listener.socket.poll_accept(cx);
-            accepted.map_ok(|(stream, peer)| Accepted { stream, peer, port: listener.port })
+            let Listener { scheme, port, .. } = *listener;
+            accepted.map_ok(|(stream, peer)| Accepted { stream, peer, scheme, port })
         });
         accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
     })

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::admin::ReloadRequest;
 use crate::api::Reloaded;
+use crate::certs::{CertTable, Certs, TlsError};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{AppConfig, Config, HostRule};
 use crate::deploy::{Orchestrator, ServiceRoute};
@@ -37,6 +38,7 @@ pub(super) struct Reloader {
     routing: Arc<Routing>,
     store: Arc<dyn Store>,
     stats: Arc<ControlStats>,
+    certs: Arc<Certs>,
 }
 
 impl Reloader {
@@ -46,9 +48,9 @@ impl Reloader {
         engine: Orchestrator,
         routing: Arc<Routing>,
         store: Arc<dyn Store>,
-        stats: Arc<ControlStats>,
+        (stats, certs): (Arc<ControlStats>, Arc<Certs>),
     ) -> Self {
-        Self { started: current.clone(), current, path, engine, routing, store, stats }
+        Self { started: current.clone(), current, path, engine, routing, store, stats, certs }
     }
 
     /// Applies the configuration that lockgate was started with, but for its services: see [`services_of`].
@@ -146,6 +148,8 @@ impl Reloader {
     /// Hands the apps and services to those who run them, all or none. What is live stays live.
     async fn apply(&self, config: &Config) -> Result<(), String> {
         self.put_apps(config).await?;
+        // Before the routes: each connection looks at what TLS asks when those change.
+        publish_certificates(&self.certs, config).map_err(|error| chain(&error))?;
         self.engine.set_services(services(config, &self.routing));
         Ok(())
     }
@@ -171,7 +175,11 @@ impl Reloader {
     /// Of what the files say that the configuration is made of: a change of their times alone is none. From now on these
     /// are watched.
     fn look(&self, watch: Option<&mut Watch>) -> Option<blake3::Hash> {
-        let sources = crate::config::sources(self.path.as_deref()?);
+        let mut sources = crate::config::sources(self.path.as_deref()?);
+        // Where their paths are filled in, these alone say them.
+        sources.extend(self.current.tls.files.iter().cloned());
+        sources.sort();
+        sources.dedup();
         if let Some(watch) = watch {
             watch.follow(&sources);
         }
@@ -187,6 +195,14 @@ impl Reloader {
         }
         Some(hasher.finalize())
     }
+}
+
+/// Offers the certificates of `config`, and tells what of the configuration should be looked at.
+pub(super) fn publish_certificates(certs: &Certs, config: &Config) -> Result<(), TlsError> {
+    for warning in &config.warnings {
+        warn!(path = warning.path, remedy = warning.remedy, "{}", warning.message);
+    }
+    certs.publish(CertTable::new(config.tls.certificates.clone(), config.tls.clients.clone()))
 }
 
 /// The static services that lockgate is started with: they need no runtime, and are served before it is asked.

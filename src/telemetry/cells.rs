@@ -102,7 +102,7 @@ impl<const N: usize> Default for CounterTable<N> {
 }
 
 /// The codes of own answers that are counted by name.
-const CODES: [&str; 31] = [
+const CODES: [&str; 32] = [
     "_other",
     "bad_request",
     "target_too_long",
@@ -134,6 +134,7 @@ const CODES: [&str; 31] = [
     "wake_timeout",
     "wake_failed",
     "queue_full",
+    "misdirected_request",
 ];
 
 /// The code of a key of [`CounterTable::add_named`].

@@ -43,6 +43,15 @@ pub struct Present {
     pub generation: u64,
     pub routes: usize,
     pub targets: Vec<TargetHealth>,
+    pub certificates: Vec<Expiry>,
+}
+
+/// Until when a certificate is good.
+#[derive(Debug)]
+pub struct Expiry {
+    pub names: String,
+    /// In seconds since 1970.
+    pub at: f64,
 }
 
 /// One instance that serves, or that would if it were healthy.
@@ -187,6 +196,14 @@ impl Present {
                 ("instance", target.instance.clone()),
             ];
             health.get_or_create(&labels).set(i64::from(target.is_healthy));
+        }
+        if !self.certificates.is_empty() {
+            let expiry: Family<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>> = Family::default();
+            for certificate in &self.certificates {
+                expiry.get_or_create(&vec![("names", certificate.names.clone())]).set(certificate.at);
+            }
+            let help = "When a certificate expires";
+            registry.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiry);
         }
         registry.register("target_health", "Whether an instance that serves passes its checks", health);
     }

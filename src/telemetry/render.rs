@@ -158,9 +158,18 @@ fn encode_targets(targets: &[TargetEntry], encoder: &mut DescriptorEncoder<'_>) 
     Ok(())
 }
 
+type OfWorker = fn(&WorkerCells) -> &Counter;
+
+const HANDSHAKES: [(&str, &str, OfWorker); 5] = [
+    ("ok", "1.2", |cells| &cells.handshakes.tls12),
+    ("ok", "1.3", |cells| &cells.handshakes.tls13),
+    ("failed", "", |cells| &cells.handshakes.failed),
+    ("timeout", "", |cells| &cells.handshakes.timed_out),
+    ("not_tls", "", |cells| &cells.handshakes.not_tls),
+];
+
 fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    type Of = fn(&WorkerCells) -> &Counter;
-    let counters: [(&str, &str, Of); 8] = [
+    let counters: [(&str, &str, OfWorker); 8] = [
         ("listener_connections", "Client connections accepted", |cells| &cells.connections),
         ("listener_connections_refused", "Client connections closed: too many from their address", |cells| {
             &cells.connections_refused
@@ -176,11 +185,19 @@ fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) ->
             &cells.access_log_dropped
         }),
     ];
-    let sum = |of: Of| telemetry.workers.iter().map(|cells| of(cells).get()).sum::<u64>();
+    let sum = |of: OfWorker| telemetry.workers.iter().map(|cells| of(cells).get()).sum::<u64>();
     for (name, help, of) in counters {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&sum(of), None)?;
     }
+    let help = "TLS handshakes by how they went";
+    let mut metric = encoder.encode_descriptor("tls_handshakes", help, None, MetricType::Counter)?;
+    for (result, version, of) in HANDSHAKES {
+        counter(&mut metric, &vec![("result", result), ("version", version)], sum(of))?;
+    }
+    let help = "TLS handshakes that went on with an earlier session";
+    let mut metric = encoder.encode_descriptor("tls_resumptions", help, None, MetricType::Counter)?;
+    metric.encode_counter::<NoLabelSet, _, u64>(&sum(|cells| &cells.handshakes.resumed), None)?;
     let help = "Open client connections";
     let mut metric = encoder.encode_descriptor("listener_connections_open", help, None, MetricType::Gauge)?;
     let open = sum(|cells| &cells.connections).saturating_sub(sum(|cells| &cells.connections_ended));

@@ -9,17 +9,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, USER_AGENT};
+use http::uri::Authority;
 use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
 use super::plan::{Reuse, Slot};
 use super::tally::{Fault, Tally};
+use super::tls::{self, Stream};
 use super::{Target, VerifyOptions};
 use crate::clock::Clock;
 use crate::error::chain;
@@ -32,10 +36,11 @@ const KEEP_IDLE: Duration = Duration::from_secs(20);
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What the requests of one run share.
-#[derive(Debug)]
 pub(super) struct Client {
     target: Target,
-    hosts: Vec<HeaderValue>,
+    hosts: Vec<Authority>,
+    /// Of an https target; an error is told by each request.
+    tls: Option<Result<TlsConnector, rustls::Error>>,
     timeout: Duration,
     clock: Arc<dyn Clock>,
     tally: Arc<Tally>,
@@ -48,6 +53,8 @@ pub(super) struct Client {
 #[derive(Debug)]
 struct Idle {
     sender: SendRequest<Body>,
+    /// That its certificate was looked at for.
+    host: usize,
     since: Instant,
 }
 
@@ -56,6 +63,7 @@ struct Idle {
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
     sender: SendRequest<Body>,
+    host: usize,
     /// Whether the connection may be used again once the body is read.
     keep: bool,
 }
@@ -69,14 +77,22 @@ pub(super) struct Content {
     pub(super) text: String,
 }
 
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("target", &self.target)
+            .field("hosts", &self.hosts)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Client {
     pub(super) fn new(options: &VerifyOptions, clock: Arc<dyn Clock>, tally: Arc<Tally>) -> Self {
-        // An authority consists of characters that a header value may have.
-        let hosts =
-            options.hosts().iter().filter_map(|host| HeaderValue::from_str(host.as_str()).ok()).collect();
+        let is_https = options.target.is_https();
         Self {
             target: options.target.clone(),
-            hosts,
+            hosts: options.hosts().to_vec(),
+            tls: is_https.then(|| tls::connector(options.ca.as_ref(), options.insecure)),
             timeout: options.timeout.into(),
             clock,
             tally,
@@ -95,7 +111,9 @@ impl Client {
 
     /// The `Host` of the slot's request.
     pub(super) fn host(&self, slot: &Slot) -> HeaderValue {
-        self.hosts[slot.host].clone()
+        // An authority consists of characters that a header value may have.
+        HeaderValue::from_str(self.hosts[slot.host].as_str())
+            .unwrap_or_else(|_| HeaderValue::from_static("-"))
     }
 
     /// Sends the request and waits for the head of its answer; `extra` is how much longer than usual the
@@ -112,7 +130,7 @@ impl Client {
         if slot.reuse == Reuse::Close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let mut sender = self.sender(slot.reuse).await?;
+        let mut sender = self.sender(slot).await?;
         let sent = self.clock.now();
         let response = tokio::time::timeout(self.timeout + extra, sender.send_request(request))
             .await
@@ -120,7 +138,7 @@ impl Client {
             .map_err(|error| before_the_answer(&error))?;
         self.tally.saw(slot, response.headers(), sent, self.clock.now());
         let keep = slot.reuse == Reuse::Kept && stays_open(&response);
-        Ok(Answer { response, sender, keep })
+        Ok(Answer { response, sender, host: slot.host, keep })
     }
 
     /// The next frame of a body, or its end.
@@ -136,7 +154,7 @@ impl Client {
 
     /// Reads the body to its end and keeps the connection where the slot says so.
     pub(super) async fn read(&self, answer: Answer) -> Result<Content, Fault> {
-        let Answer { response, sender, keep } = answer;
+        let Answer { response, sender, host, keep } = answer;
         let mut body = response.into_body();
         let mut hasher = blake3::Hasher::new();
         let mut text = Vec::new();
@@ -147,7 +165,7 @@ impl Client {
             }
         }
         if keep {
-            let idle = Idle { sender, since: self.clock.now() };
+            let idle = Idle { sender, host, since: self.clock.now() };
             self.lock().push_back(idle);
         }
         Ok(Content {
@@ -157,8 +175,8 @@ impl Client {
         })
     }
 
-    /// A new connection to the target.
-    pub(super) async fn connect(&self) -> Result<TcpStream, Fault> {
+    /// A new connection to the target, for requests as the slot's.
+    pub(super) async fn connect(&self, slot: &Slot) -> Result<Stream, Fault> {
         let address = (self.target.name(), self.target.port());
         let connected = self.in_time("a connection", TcpStream::connect(address)).await?;
         let stream = connected.map_err(|error| match error.kind() {
@@ -167,7 +185,21 @@ impl Client {
             _ => Fault::Failed(format!("cannot connect: {error}")),
         })?;
         stream.set_nodelay(true).map_err(|error| Fault::Reset(format!("right after connecting: {error}")))?;
-        Ok(stream)
+        match &self.tls {
+            None => Ok(Stream::Plain(stream)),
+            Some(Ok(connector)) => {
+                let host = self.hosts[slot.host].host().trim_start_matches('[').trim_end_matches(']');
+                let name = ServerName::try_from(host.to_owned())
+                    .map_err(|error| Fault::Failed(format!("{host} is no name for TLS: {error}")))?;
+                let shaken = self.in_time("TLS handshake", connector.connect(name, stream)).await?;
+                let stream = shaken.map_err(|error| match error.kind() {
+                    ErrorKind::InvalidData => Fault::Failed(format!("TLS handshake: {}", chain(&error))),
+                    _ => Fault::Reset(format!("in the TLS handshake: {}", chain(&error))),
+                })?;
+                Ok(Stream::Tls(Box::new(stream)))
+            }
+            Some(Err(error)) => Err(Fault::Failed(format!("TLS cannot be set up: {}", chain(error)))),
+        }
     }
 
     /// Waits no longer than the run's time-out.
@@ -190,9 +222,9 @@ impl Client {
     }
 
     /// A connection on which no request is in flight.
-    async fn sender(&self, reuse: Reuse) -> Result<SendRequest<Body>, Fault> {
-        while reuse == Reuse::Kept
-            && let Some(mut idle) = self.take_idle()
+    async fn sender(&self, slot: &Slot) -> Result<SendRequest<Body>, Fault> {
+        while slot.reuse == Reuse::Kept
+            && let Some(mut idle) = self.take_idle(slot.host)
         {
             if self.clock.now() - idle.since > KEEP_IDLE {
                 continue;
@@ -203,7 +235,7 @@ impl Client {
             }
             self.tally.closed_idle(idle.since, self.clock.now());
         }
-        let stream = TokioIo::new(self.connect().await?);
+        let stream = TokioIo::new(self.connect(slot).await?);
         let (sender, connection) =
             http1::handshake(stream).await.map_err(|error| Fault::Reset(chain(&error)))?;
         self.drivers.spawn(async move {
@@ -214,8 +246,11 @@ impl Client {
         Ok(sender)
     }
 
-    fn take_idle(&self) -> Option<Idle> {
-        self.lock().pop_front()
+    /// With TLS a connection is for the host that its certificate was looked at for.
+    fn take_idle(&self, host: usize) -> Option<Idle> {
+        let mut idle = self.lock();
+        let at = idle.iter().position(|idle| self.tls.is_none() || idle.host == host)?;
+        idle.remove(at)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Idle>> {

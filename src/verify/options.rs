@@ -7,6 +7,7 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::plan::Mix;
+use super::tls::Authorities;
 
 const RATE: u32 = 200;
 const DURATION: Duration = Duration::from_secs(10);
@@ -16,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// What is sent where, and for how long.
 #[derive(Clone, Debug, clap::Args)]
 pub struct VerifyOptions {
-    /// Where to connect to, as http://HOST:PORT
+    /// Where to connect to, as http://HOST:PORT or https://HOST:PORT
     #[arg(value_name = "URL")]
     pub target: Target,
     /// A host name to ask for; may be repeated for names that move together [default: the URL's]
@@ -40,6 +41,12 @@ pub struct VerifyOptions {
     /// Repeat the plan of an earlier run
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Believe the certificates that these authorities signed, beside those that the system believes
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<Authorities>,
+    /// Believe every certificate
+    #[arg(long)]
+    pub insecure: bool,
     /// Streams may be cut by a drain deadline
     #[arg(long = "expect-cuts")]
     pub cuts_expected: bool,
@@ -47,11 +54,14 @@ pub struct VerifyOptions {
 
 /// Where to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target(Authority);
+pub struct Target {
+    authority: Authority,
+    is_https: bool,
+}
 
 /// A URL that is no target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a URL of the form http://HOST[:PORT]")]
+#[error("{text:?} is not a URL of the form http://HOST[:PORT] or https://HOST[:PORT]")]
 pub struct TargetError {
     text: String,
 }
@@ -69,23 +79,29 @@ impl VerifyOptions {
             timeout: TIMEOUT.into(),
             mix: Mix::default(),
             seed: None,
+            ca: None,
+            insecure: false,
             cuts_expected: false,
         }
     }
 
     /// The names to ask for.
     pub(super) fn hosts(&self) -> &[Authority] {
-        if self.hosts.is_empty() { std::slice::from_ref(&self.target.0) } else { &self.hosts }
+        if self.hosts.is_empty() { std::slice::from_ref(&self.target.authority) } else { &self.hosts }
     }
 }
 
 impl Target {
     pub(super) fn name(&self) -> &str {
-        self.0.host().trim_start_matches('[').trim_end_matches(']')
+        self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }
 
     pub(super) fn port(&self) -> u16 {
-        self.0.port_u16().unwrap_or(80)
+        self.authority.port_u16().unwrap_or(if self.is_https { 443 } else { 80 })
+    }
+
+    pub(super) fn is_https(&self) -> bool {
+        self.is_https
     }
 }
 
@@ -95,9 +111,11 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let refused = || TargetError { text: text.to_owned() };
         let uri: Uri = text.parse().map_err(|_malformed| refused())?;
-        let plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
-        let authority = uri.authority().filter(|authority| plain && !authority.as_str().contains('@'));
-        authority.cloned().map(Self).ok_or_else(refused)
+        let is_https = uri.scheme_str() == Some("https");
+        let is_known = is_https || uri.scheme_str() == Some("http");
+        let is_plain = is_known && uri.path() == "/" && uri.query().is_none();
+        let authority = uri.authority().filter(|authority| is_plain && !authority.as_str().contains('@'));
+        authority.cloned().map(|authority| Self { authority, is_https }).ok_or_else(refused)
     }
 }
 
@@ -111,13 +129,21 @@ mod tests {
             ("http://a.test", "a.test", 80),
             ("http://127.0.0.1:81/", "127.0.0.1", 81),
             ("http://[::1]:82", "::1", 82),
+            ("https://a.test", "a.test", 443),
+            ("https://a.test:8443", "a.test", 8443),
         ] {
             let target: Target = good.parse().unwrap();
             assert_eq!((target.name(), target.port()), (name, port));
         }
-        for bad in
-            ["", "a.test", "https://a.test", "http://a.test/path", "http://u@a.test", "http://a.test?q"]
-        {
+        for bad in [
+            "",
+            "a.test",
+            "ftp://a.test",
+            "https://a.test/path",
+            "http://a.test/path",
+            "http://u@a.test",
+            "http://a.test?q",
+        ] {
             assert!(bad.parse::<Target>().is_err(), "{bad:?} passed");
         }
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderValue, Method, Request};
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -15,12 +14,13 @@ use super::client::{Client, success};
 use super::exchange::{VERSION, header, request};
 use super::plan::Slot;
 use super::tally::Fault;
+use super::tls::Stream;
 use crate::error::chain;
 
 /// Between two events, or two messages.
 const BEAT: Duration = Duration::from_millis(100);
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<Stream>;
 
 /// Events whose ids count from one, without a gap, to the number asked for.
 pub(super) async fn events(client: &Client, slot: &Slot, time: Duration) -> Result<(), Fault> {
@@ -86,7 +86,7 @@ async fn open(client: &Client, slot: &Slot) -> Result<(Socket, Option<String>), 
     if let Ok(key) = HeaderValue::from_str(&generate_key()) {
         headers.insert(SEC_WEBSOCKET_KEY, key);
     }
-    let stream = client.connect().await?;
+    let stream = client.connect(slot).await?;
     let sent = client.clock().now();
     let opened = client.in_time("handshake", tokio_tungstenite::client_async(request, stream)).await?;
     let (socket, response) = opened.map_err(|error| match error {

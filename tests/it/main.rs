@@ -9,6 +9,8 @@
 
 mod access;
 mod admin;
+#[path = "../tls/ca.rs"]
+mod ca;
 mod commands;
 #[cfg(feature = "fault")]
 mod crash;
@@ -35,5 +37,6 @@ mod scale;
 mod spill;
 mod start;
 mod support;
+mod tls;
 mod volumes;
 mod wake;

@@ -11,10 +11,11 @@ use tokio::sync::oneshot;
 use super::{Answer, page, piece};
 use crate::admin::Admin;
 use crate::admin::call::Asked;
+use crate::admin::certificates;
 use crate::admin::problem::Refusal;
 use crate::api::{Audit, Diagnosis, List, PageQuery, Problem, Reloaded, Status};
 use crate::store::InstancePhase;
-use crate::telemetry::{Present, TargetHealth};
+use crate::telemetry::{Expiry, Present, TargetHealth};
 
 /// Says how everything is.
 #[utoipa::path(get, path = "/v1/status", tag = "system", responses((status = 200, body = Status)))]
@@ -38,13 +39,16 @@ pub(crate) async fn status(State(admin): State<Arc<Admin>>) -> Answer<Status> {
         streams: instances.iter().map(|instance| instance.streams).sum(),
         operations: unfinished.into_iter().map(|operation| operation.id).collect(),
         listen: admin.listen.iter().map(ToString::to_string).collect(),
+        certificates: certificates::list(&admin),
     }))
 }
 
-/// Looks for what is not as it should be: strays, what is missing, what is late. Changes nothing.
+/// Looks for what is not as it should be: strays, what is missing, what is late, certificates that expire within 14 days. Changes nothing.
 #[utoipa::path(get, path = "/v1/doctor", tag = "system", responses((status = 200, body = Diagnosis)))]
 pub(crate) async fn doctor(State(admin): State<Arc<Admin>>) -> Answer<Diagnosis> {
-    Ok(Json(Diagnosis { findings: admin.engine.doctor().await? }))
+    let mut findings = admin.engine.doctor().await?;
+    findings.extend(certificates::amiss(&admin));
+    Ok(Json(Diagnosis { findings }))
 }
 
 /// Reads the configuration file again, and applies it whole or not at all.
@@ -117,6 +121,13 @@ pub(crate) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
                 deployment: instance.deployment.to_string(),
                 instance: instance.id.to_string(),
                 is_healthy: instance.healthy,
+            })
+            .collect(),
+        certificates: certificates::list(&admin)
+            .into_iter()
+            .map(|certificate| Expiry {
+                names: certificate.names.join(","),
+                at: certificate.not_after.as_duration().as_secs_f64(),
             })
             .collect(),
     };

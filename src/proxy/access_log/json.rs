@@ -22,6 +22,8 @@ struct Line<'a> {
     peer_ip: IpAddr,
     protocol: &'static str,
     scheme: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_version: Option<&'static str>,
     method: &'a str,
     host: &'a str,
     path: &'a str,
@@ -86,7 +88,8 @@ impl<'a> Line<'a> {
             client_ip: logged.client_ip,
             peer_ip: exchange.client.peer.address,
             protocol: entry.protocol(),
-            scheme: "http",
+            scheme: exchange.client.peer.scheme.as_str(),
+            tls_version: exchange.client.tls.as_ref().map(|tls| tls.version),
             method: exchange.method.as_str(),
             host: &logged.host,
             path: &logged.path,

@@ -1,0 +1,100 @@
+//! The one place where rustls is set up.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig, version};
+
+use super::certificate::{PemError, certificates};
+use super::table::CertTable;
+
+const ALPN_HTTP_11: &[u8] = b"http/1.1";
+
+/// The authorities that sign the certificates of clients.
+#[derive(PartialEq, Eq)]
+pub struct ClientCa(Vec<CertificateDer<'static>>);
+
+/// TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("TLS cannot be set up")]
+    Setup(#[from] rustls::Error),
+    #[error("the authorities of clients cannot be used")]
+    Clients(#[from] rustls::client::VerifierBuilderError),
+}
+
+/// Chooses a certificate by the name that the client asks for, from the table that is published at that moment. Weak,
+/// because the table holds configurations that hold this.
+struct Resolver(Weak<ArcSwap<CertTable>>);
+
+impl ClientCa {
+    /// Reads authorities, and sees that certificates can be held to them.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn of_pem(pem: &str) -> Result<Self, PemError> {
+        Ok(Self(certificates(pem)?))
+    }
+
+    /// Whether certificates can be held to them.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), TlsError> {
+        self.verifier().map(drop)
+    }
+
+    fn verifier(&self) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for ca in &self.0 {
+            roots.add(ca.clone())?;
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?)
+    }
+}
+
+/// TLS 1.2 and 1.3 with tickets; the certificates are those of `table` at the time of each handshake.
+pub(super) fn config(
+    table: &Arc<ArcSwap<CertTable>>,
+    clients: Option<&ClientCa>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let versions = &[&version::TLS13, &version::TLS12];
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients.verifier()?),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Resolver(Arc::downgrade(table))));
+    config.alpn_protocols = vec![ALPN_HTTP_11.to_vec()];
+    // Keys of its own, which turn over by themselves: what one configuration let in is not resumed under another.
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(Arc::new(config))
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().and_then(|name| name.parse().ok());
+        let table = self.0.upgrade()?;
+        let table = table.load();
+        table.certificate(name.as_ref()).map(|certificate| Arc::clone(&certificate.key))
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resolver")
+    }
+}
+
+impl fmt::Debug for ClientCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientCa({} certificates)", self.0.len())
+    }
+}

@@ -1,0 +1,201 @@
+//! Certificates of the whole program: read, watched, swapped under load, and told of.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockgate::api::{Diagnosis, Status};
+use lockgate::clock::SystemClock;
+use lockgate::deploy::FindingKind;
+use lockgate::verify::{Verdict, Verifier, VerifyOptions};
+use rustls::pki_types::ServerName;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::ca::{Ca, Leaf};
+use crate::support::{HOST, Lockgate, PATIENCE, eventually, for_load, free_port};
+
+const NAMES: [&str; 2] = [HOST, "www.web.test"];
+
+/// A lockgate with https.
+struct Bed {
+    lockgate: Lockgate,
+    certificates: tempfile::TempDir,
+    ca: Ca,
+    port: u16,
+}
+
+impl Bed {
+    async fn start(change: impl FnOnce(&mut serde_json::Value)) -> Self {
+        let (certificates, ca, port) = (tempfile::tempdir().unwrap(), Ca::new(), free_port());
+        ca.leaf(&NAMES).write(certificates.path(), "web");
+        std::fs::write(certificates.path().join("ca"), &ca.pem).unwrap();
+        let mut lockgate = Lockgate::prepare(|config| {
+            config["listeners"]["https"] = json!({ "address": format!("127.0.0.1:{port}") });
+            config["tls"] = json!({ "certificates": [entry(certificates.path(), "web")] });
+            change(config);
+        });
+        lockgate.spawn("").await;
+        Self { lockgate, certificates, ca, port }
+    }
+
+    fn offer(&self, leaf: &Leaf) {
+        leaf.write(self.certificates.path(), "web");
+    }
+
+    /// What is answered at [`HOST`], and the certificate that was shown.
+    async fn ask(&self) -> std::io::Result<(String, Vec<u8>)> {
+        let connector = TlsConnector::from(Arc::new(self.ca.client()));
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let mut stream = connector.connect(ServerName::try_from(HOST).unwrap(), stream).await?;
+        let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok((answer, stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()))
+    }
+
+    async fn shows(&self, leaf: &Leaf) -> bool {
+        self.ask().await.is_ok_and(|(_, shown)| shown == leaf.certificate().to_vec())
+    }
+
+    /// Does `work` while the verifier puts its load on the app by https.
+    async fn under_load(&self, work: impl Future<Output = ()>) -> Verdict {
+        let ca = self.certificates.path().join("ca").display().to_string();
+        let options = VerifyOptions {
+            hosts: NAMES.map(|name| name.parse().unwrap()).to_vec(),
+            duration: Duration::from_secs(300).into(),
+            timeout: PATIENCE.into(),
+            rate: 50,
+            stream_duration: Duration::from_secs(1).into(),
+            ca: Some(ca.parse().unwrap()),
+            ..VerifyOptions::new(format!("https://127.0.0.1:{}", self.port).parse().unwrap())
+        };
+        let verifier = Verifier::new(options, Arc::new(SystemClock));
+        let handle = verifier.handle();
+        let working = async {
+            handle.flowing().await;
+            work.await;
+            handle.stop();
+        };
+        tokio::join!(verifier.run(), working).0
+    }
+}
+
+fn entry(folder: &Path, name: &str) -> serde_json::Value {
+    json!({ "cert": folder.join(format!("{name}.pem")), "key": folder.join(format!("{name}.key")) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swaps_of_versions_and_of_certificates_under_load_by_https_spill_nothing() {
+    let bed = Bed::start(for_load).await;
+    bed.lockgate.deploy("one").await.unwrap();
+    let verdict = bed
+        .under_load(async {
+            for version in ["two", "three"] {
+                let leaf = bed.ca.leaf(&NAMES);
+                bed.offer(&leaf);
+                eventually("the new certificate is offered", async || bed.shows(&leaf).await).await;
+                bed.lockgate.deploy(version).await.unwrap();
+            }
+        })
+        .await;
+    assert!(verdict.is_clean(), "{verdict}");
+    let (answer, _) = bed.ask().await.unwrap();
+    assert!(answer.contains("x-version: three"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_offered_at_once_and_a_broken_one_leaves_the_old() {
+    let bed = Bed::start(|_| {}).await;
+    let (old, new) = (bed.ca.leaf(&NAMES), bed.ca.leaf(&NAMES));
+    bed.offer(&old);
+    eventually("the certificate is offered", async || bed.shows(&old).await).await;
+
+    let file = bed.certificates.path().join("web.pem");
+    std::fs::write(&file, "no certificate").unwrap();
+    eventually("it is refused", async || {
+        let log = bed.lockgate.logged();
+        log.contains("configuration not applied") && log.contains("tls.certificates[0].cert")
+    })
+    .await;
+    assert!(bed.shows(&old).await, "the old one goes on");
+    // The certificate before its key, as many write them: no moment counts that has one of each.
+    std::fs::write(&file, &new.chain).unwrap();
+    assert!(bed.shows(&old).await || bed.shows(&new).await);
+    bed.offer(&new);
+    eventually("what is right again is offered", async || bed.shows(&new).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_about_to_expire_is_told_of() {
+    let bed = Bed::start(|_| {}).await;
+    let diagnosis: Diagnosis = bed.lockgate.client.get("/v1/doctor").await.unwrap();
+    let of_certificates = |diagnosis: &Diagnosis| {
+        let kinds = diagnosis.findings.iter().map(|finding| finding.kind);
+        let kinds = kinds.filter(|kind| {
+            matches!(kind, FindingKind::CertificateExpired | FindingKind::CertificateExpiring)
+        });
+        kinds.collect::<Vec<_>>()
+    };
+    assert_eq!(of_certificates(&diagnosis), []);
+    for (days, kind) in [(10, FindingKind::CertificateExpiring), (-10, FindingKind::CertificateExpired)] {
+        bed.offer(&bed.ca.leaf_for(&NAMES, days));
+        eventually("it is told", async || {
+            let diagnosis: Diagnosis = bed.lockgate.client.get("/v1/doctor").await.unwrap();
+            of_certificates(&diagnosis) == [kind]
+        })
+        .await;
+        let status: Status = bed.lockgate.client.get("/v1/status").await.unwrap();
+        let [certificate] = &status.certificates[..] else { panic!("{status:?}") };
+        assert!(certificate.expires_soon && certificate.names == NAMES, "{certificate:?}");
+        let shown = bed.lockgate.cli(&["status"]);
+        let shown = String::from_utf8_lossy(&shown.stdout);
+        assert!(shown.contains("certificate of web.test, www.web.test expires at"), "{shown}");
+    }
+    let metrics = crate::metrics::scrape(&bed.lockgate).await;
+    let series = "lockgate_certificate_expiry_timestamp_seconds{names=\"web.test,www.web.test\"} ";
+    assert!(metrics.contains(series), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_a_certificate_harms_no_other() {
+    let bed = Bed::start(|config| {
+        config["listeners"]["http"]["redirect"] = json!(443);
+        config["listeners"]["https"]["hsts"] = json!("1h");
+        config["apps"]["web"]["hosts"] = json!([HOST, "bare.test"]);
+    })
+    .await;
+    bed.lockgate.deploy("one").await.unwrap();
+    let (answer, _) = bed.ask().await.unwrap();
+    assert!(answer.contains("x-version: one"), "{answer}");
+    assert!(answer.contains("strict-transport-security: max-age=3600"), "{answer}");
+    assert_eq!(bed.lockgate.version("bare.test").await.unwrap(), "one");
+    let plain = bed.lockgate.raw(HOST).await;
+    assert!(plain.contains("308 ") && plain.contains("location: https://web.test/"), "{plain}");
+}
+
+#[test]
+fn a_check_of_the_configuration_warns_of_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    Ca::new().leaf_for(&NAMES, -1).write(folder.path(), "web");
+    let path = folder.path().join("lockgate.yaml");
+    let config = json!({
+        "listeners": { "https": { "address": "127.0.0.1:1" } },
+        "tls": { "certificates": [entry(folder.path(), "web")] },
+    });
+    std::fs::write(&path, config.to_string()).unwrap();
+    let output = std::process::Command::new(crate::support::BINARY)
+        .args(["config", "check"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(
+        told.contains("warning: ") && told.contains("has expired") && told.contains("is valid"),
+        "{told}"
+    );
+}
