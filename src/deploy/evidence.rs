@@ -235,6 +235,9 @@ mod tests {
             app: "web".parse().unwrap(),
             environment: EnvironmentName::production(),
             deployment: version,
+            sequence: 1,
+            has_pages: false,
+            pages_for: None,
         };
         publisher.set_instances(&owner, &[]);
         let stats = publisher.live_stats(version).unwrap();

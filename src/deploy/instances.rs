@@ -131,6 +131,7 @@ impl Engine {
         if is_asleep && self.publisher.held_by(deployment.id).is_none() {
             self.hold_asleep(&now);
         }
+        self.publisher.release_pages(deployment.id);
         let mut targets = self.publisher.live_targets(deployment.id);
         targets.extend(self.publisher.own_targets(deployment.id));
         for target in &targets {
@@ -241,6 +242,7 @@ impl Engine {
         if let Some(url) = self.url(deployment).await? {
             env.entry("LOCKGATE_URL".to_owned()).or_insert(url);
         }
+        env.entry("LOCKGATE_DEPLOYMENT".to_owned()).or_insert_with(|| deployment.id.to_string());
         Ok(InstanceSpec {
             id,
             app: deployment.app.clone(),
@@ -306,6 +308,11 @@ pub(super) fn owner(deployment: &Deployment) -> Owner {
         app: deployment.app.clone(),
         environment: deployment.environment.clone(),
         deployment: deployment.id,
+        sequence: deployment.sequence,
+        has_pages: deployment.live_at.is_some()
+            && deployment.label.is_none()
+            && deployment.status == DeploymentStatus::Ready,
+        pages_for: deployment.settings.skew_protection.map(|skew| skew.max_age),
     }
 }
 

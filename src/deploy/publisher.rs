@@ -25,9 +25,11 @@ use crate::ids::{AppName, DeploymentId, EnvironmentName, InstanceId};
 use crate::routing::label::{Labelled, Labels};
 use crate::routing::path::PathPrefix;
 use crate::routing::preview_auth::PreviewAuth;
+use crate::routing::skew::Skew;
 use crate::routing::split::Split;
 use crate::routing::table::PathRoute;
 use crate::routing::{Backend, Hold, HostPattern, Routing, Target};
+use crate::settings::Delay;
 use crate::store::{self, Access, Deployment, HostRow, RouteRow, Sticky};
 use crate::telemetry::{BackendStats, DeploymentLabels, Tally};
 
@@ -65,6 +67,12 @@ pub(super) struct Owner {
     pub(super) app: AppName,
     pub(super) environment: EnvironmentName,
     pub(super) deployment: DeploymentId,
+    /// Orders the deployments of the environment.
+    pub(super) sequence: u64,
+    /// It was live before: there are pages of it.
+    pub(super) has_pages: bool,
+    /// For how long its pages stay with it, and while it is live those of the versions before with theirs.
+    pub(super) pages_for: Option<Delay>,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +97,8 @@ struct Unit {
     owner: Owner,
     live: Arc<Backend>,
     own: Arc<Backend>,
+    /// Requests of its pages may come here once another version is live.
+    keeps_pages: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +108,12 @@ struct Label {
     /// Nobody has to end its deployment any more; the label is kept to tell it from one that never was.
     is_ended: bool,
     auth: Option<Arc<PreviewAuth>>,
+}
+
+impl Owner {
+    fn is_beside(&self, other: &Self) -> bool {
+        (&self.app, &self.environment) == (&other.app, &other.environment)
+    }
 }
 
 impl Unit {
@@ -144,6 +160,9 @@ impl Publisher {
         let rows: Vec<_> = rows.iter().cloned().filter_map(keyed).collect();
         let mut hosts: BTreeSet<_> = rows.iter().map(|((host, _), _)| host.clone()).collect();
         state.rows.extend(rows);
+        if let Some(unit) = state.units.get_mut(&to) {
+            unit.keeps_pages = true;
+        }
         let place = state.units.get(&to).map(|unit| (unit.owner.app.clone(), unit.owner.environment.clone()));
         if let Some(place) = place.filter(|place| state.splits.contains_key(place)) {
             state.splits.remove(&place);
@@ -222,7 +241,12 @@ impl Publisher {
 
     /// Serves a deployment by these instances. If it was held, its requests are released to them.
     pub(super) fn serve(&self, owner: &Owner, instances: &[(InstanceId, SocketAddr)]) {
-        let held = self.put_unit(&mut self.lock(), owner, Some(instances), None);
+        let mut state = self.lock();
+        if let Some(unit) = state.units.get_mut(&owner.deployment) {
+            unit.keeps_pages |= owner.has_pages;
+        }
+        let held = self.put_unit(&mut state, owner, Some(instances), None);
+        drop(state);
         if let Some(hold) = held {
             hold.release();
         }
@@ -268,12 +292,25 @@ impl Publisher {
         };
         let (live, own) = (made(known.map(|unit| &unit.live)), made(known.map(|unit| &unit.own)));
         let held = known.and_then(Unit::hold).cloned();
-        state.units.insert(owner.deployment, Unit { owner: owner.clone(), live, own });
+        let keeps_pages = known.map_or(owner.has_pages, |unit| unit.keeps_pages);
+        state.units.insert(owner.deployment, Unit { owner: owner.clone(), live, own, keeps_pages });
         let hosts = state.hosts_of_deployment(owner);
         if !hosts.is_empty() {
             self.publish(state, &hosts);
         }
         held
+    }
+
+    /// From now on the requests of the deployment's pages go where everybody's go.
+    pub(super) fn release_pages(&self, deployment: DeploymentId) {
+        let mut state = self.lock();
+        let Some(unit) = state.units.get_mut(&deployment).filter(|unit| unit.keeps_pages) else { return };
+        unit.keeps_pages = false;
+        let owner = unit.owner.clone();
+        let hosts = state.hosts_of_deployment(&owner);
+        if !hosts.is_empty() {
+            self.publish(&state, &hosts);
+        }
     }
 
     /// Forgets a deployment that has no targets any more. Its host names stay known, without a backend.
@@ -532,13 +569,43 @@ impl State {
 
     /// The other version of a route that a swap moves, for its share of the visitors. While the app is not open nobody
     /// gets either.
-    fn split_of(&self, row: &RouteRow) -> Option<Arc<Split>> {
+    fn split_of(&self, row: &RouteRow) -> Option<&store::Split> {
         if self.splits.is_empty() || !is_moved(row.sticky) || self.accesses.contains_key(&row.app) {
             return None;
         }
-        let split = self.splits.get(&(row.app.clone(), row.environment.clone()))?;
-        let unit = self.units.get(&split.to).filter(|_| row.deployment != Some(split.to))?;
+        let split = self.splits.get(&(row.app.clone(), row.environment.clone()));
+        split.filter(|split| row.deployment != Some(split.to))
+    }
+
+    fn shared(&self, split: &store::Split) -> Option<Arc<Split>> {
+        let unit = self.units.get(&split.to)?;
         Some(Arc::new(Split::new(&split.operation.to_string(), Arc::clone(&unit.live), split.share)))
+    }
+
+    /// The versions of a route that a swap moves with which pages may stay, if they do: earlier ones that were live and
+    /// run, and one that has a share. Who went back from a version has decided against it, so that none is later than the
+    /// live one. While the app is not open, or one version is stopped for another, nobody stays.
+    fn skew_of(&self, row: &RouteRow, split: Option<&store::Split>) -> Option<Arc<Skew>> {
+        let live = self.units.get(&row.deployment.filter(|_| is_moved(row.sticky))?)?;
+        let pages_for = live.owner.pages_for?;
+        let place = (row.app.clone(), row.environment.clone());
+        if self.accesses.contains_key(&row.app) || self.handovers.contains_key(&place) {
+            return None;
+        }
+        let keeps_pages = |unit: &&Unit| {
+            unit.keeps_pages
+                && unit.owner.sequence < live.owner.sequence
+                && unit.owner.is_beside(&live.owner)
+                && unit.hold().is_none()
+                && !unit.own.targets.is_empty()
+        };
+        let earlier = self.units.values().filter(keeps_pages);
+        let warm = earlier.map(|unit| (unit.owner.deployment, Arc::clone(&unit.own)));
+        let share = split.and_then(|split| self.units.get(&split.to));
+        let share = share.map(|unit| (unit.owner.deployment, Arc::clone(&unit.live)));
+        // A share that is an earlier version's is found first.
+        let warm = share.into_iter().chain(warm).collect();
+        Some(Arc::new(Skew::new(live.owner.deployment, warm, pages_for.0.as_secs())))
     }
 
     /// Hosts whose routes change with the deployment's targets: its own, and all of the app if it has a label.
@@ -552,9 +619,13 @@ impl State {
         }
         let place = (owner.app.clone(), owner.environment.clone());
         let has_share = self.splits.get(&place).is_some_and(|split| split.to == owner.deployment);
+        let has_pages = |row: &RouteRow| {
+            let live = row.deployment.and_then(|live| self.units.get(&live));
+            live.is_some_and(|live| live.owner.pages_for.is_some())
+        };
         let leads_there = |row: &RouteRow| {
-            row.deployment == Some(owner.deployment)
-                || has_share && row.app == place.0 && row.environment == place.1 && is_moved(row.sticky)
+            let is_beside = || row.app == place.0 && row.environment == place.1 && is_moved(row.sticky);
+            row.deployment == Some(owner.deployment) || is_beside() && (has_share || has_pages(row))
         };
         self.rows.iter().filter(|(_, row)| leads_there(row)).map(|((host, _), _)| host.clone()).collect()
     }
@@ -565,9 +636,11 @@ impl State {
             |((_, prefix), row)| {
                 let backend = self.handed_over(row, self.backend_of(row));
                 let backend = self.held(&row.app, backend);
+                let split = self.split_of(row);
                 let route = PathRoute::new(prefix.clone(), backend)
                     .with_labels(self.labels_of(&row.app))
-                    .with_split(self.split_of(row));
+                    .with_split(split.and_then(|split| self.shared(split)))
+                    .with_skew(self.skew_of(row, split));
                 if row.host.strip { route.stripping() } else { route }
             },
         );
@@ -704,7 +777,14 @@ mod tests {
         let label = |n: usize| format!("p{n}");
         for n in 0..ENDED_LABELS_MAX + extra {
             let deployment = DeploymentId::generate();
-            let owner = Owner { app: app.clone(), environment: EnvironmentName::production(), deployment };
+            let owner = Owner {
+                app: app.clone(),
+                environment: EnvironmentName::production(),
+                deployment,
+                sequence: n as u64,
+                has_pages: false,
+                pages_for: None,
+            };
             publisher.set_instances(&owner, &[]);
             publisher.set_label(
                 &app,

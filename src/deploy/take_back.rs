@@ -69,6 +69,7 @@ impl Engine {
         plan.retire = None;
         let committed = Committed::commit(plan, self.store.as_ref(), &self.clock).await?;
         fault::at("take-back.committed")?;
+        self.publisher.release_pages(cutover.to);
         committed.publish(&self.publisher, &turn, &self.clock).close_gates(&self.publisher, &self.clock);
         Ok(((), format!("{} serves again", old.id)))
     }

@@ -15,6 +15,7 @@ use super::access_log::Logged;
 use super::client::Client;
 use super::headers::{X_REQUEST_ID, X_ROBOTS_TAG};
 use super::request_id::is_request_id;
+use super::skew::{is_page_shown, keep_private};
 use super::trace;
 
 /// One request. Dropping it is its end: it is counted, logged, and its guard is let go.
@@ -51,6 +52,14 @@ pub(crate) enum Mark {
     Preview,
     /// The cookie of a visitor that is new to a split.
     Visitor(HeaderValue),
+    /// Somebody goes to a page: the cookie that has the rest of it come from the same version, if it is one, and that of
+    /// a split.
+    Page {
+        cookie: Option<HeaderValue>,
+        visitor: Option<HeaderValue>,
+    },
+    /// The page that it is for came from another version than the live one.
+    Pinned,
 }
 
 /// How a request ended.
@@ -67,7 +76,7 @@ pub(crate) enum End {
 }
 
 impl Mark {
-    pub(crate) fn put_on(&self, headers: &mut HeaderMap) {
+    pub(crate) fn put_on(&self, status: StatusCode, headers: &mut HeaderMap) {
         match self {
             Self::None => {}
             Self::Preview => {
@@ -76,6 +85,16 @@ impl Mark {
             Self::Visitor(cookie) => {
                 headers.append(header::SET_COOKIE, cookie.clone());
             }
+            Self::Page { cookie, visitor } => {
+                let cookie = cookie.as_ref().filter(|_| is_page_shown(status, headers));
+                if cookie.is_some() {
+                    keep_private(headers);
+                }
+                for cookie in visitor.iter().chain(cookie) {
+                    headers.append(header::SET_COOKIE, cookie.clone());
+                }
+            }
+            Self::Pinned => keep_private(headers),
         }
     }
 }

@@ -13,6 +13,7 @@ use super::host::{HostName, HostPattern};
 use super::label::{LabelMiss, Labels};
 use super::path::{PathPrefix, normalise};
 use super::preview_auth::PreviewAuth;
+use super::skew::Skew;
 use super::split::Split;
 
 const SHARDS: usize = 512;
@@ -43,6 +44,8 @@ pub struct PathRoute {
     backend: Arc<Backend>,
     /// A share of its visitors gets another version; `None` nearly always.
     split: Option<Arc<Split>>,
+    /// Pages stay with the version that they came from; `None` where the app does not ask for it.
+    skew: Option<Arc<Skew>>,
     /// The labels of its app, tried on a stripped first label.
     labels: Option<Arc<Labels>>,
 }
@@ -182,7 +185,7 @@ impl PathRoute {
     /// A route that keeps its prefix and knows no labels.
     #[must_use]
     pub fn new(prefix: PathPrefix, backend: Arc<Backend>) -> Self {
-        Self { prefix, strip: false, backend, split: None, labels: None }
+        Self { prefix, strip: false, backend, split: None, skew: None, labels: None }
     }
 
     /// With another version for a share of its visitors.
@@ -196,6 +199,19 @@ impl PathRoute {
     #[must_use]
     pub fn split(&self) -> Option<&Split> {
         self.split.as_deref()
+    }
+
+    /// With the versions that pages may stay with.
+    #[must_use]
+    pub fn with_skew(mut self, skew: Option<Arc<Skew>>) -> Self {
+        self.skew = skew;
+        self
+    }
+
+    /// The versions that pages may stay with, if they do; not for who asks for a label.
+    #[must_use]
+    pub fn skew(&self) -> Option<&Skew> {
+        self.skew.as_deref()
     }
 
     /// With the labels of its app.

@@ -29,6 +29,7 @@ mod replicas;
 mod restarts;
 mod scale;
 mod schedule;
+mod skew;
 mod submissions;
 mod swaps;
 mod volumes;
