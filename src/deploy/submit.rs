@@ -566,6 +566,7 @@ impl Engine {
             // Without a line: what was accepted before the restart is not superseded by what was accepted with it.
             self.enqueue(&key, Job::Run { operation: operation.id, line: None });
         }
+        self.finish_removals().await?;
         self.keep_pauses();
         self.tasks.spawn(Arc::clone(self).keep_time());
         self.tasks.spawn(Arc::clone(self).keep_history());

@@ -160,9 +160,13 @@ impl Store for SqliteStore {
         })
     }
 
-    fn retire_app<'a>(&'a self, name: &'a AppName) -> Answer<'a, ()> {
+    fn retire_app<'a>(&'a self, name: &'a AppName, with_volumes: bool) -> Answer<'a, ()> {
         let name = name.clone();
-        self.write("retire the app", move |db| apps::retire(db, &name))
+        self.write("retire the app", move |db| apps::retire(db, &name, with_volumes))
+    }
+
+    fn removals(&self) -> Answer<'_, Vec<(AppName, bool)>> {
+        self.read("list removals", apps::removals)
     }
 
     fn forget_app<'a>(&'a self, name: &'a AppName) -> Answer<'a, bool> {

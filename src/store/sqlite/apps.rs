@@ -51,7 +51,7 @@ fn put(connection: &Connection, key: &Key, app: &App) -> Done<()> {
         "INSERT INTO apps (name, workspace, hosts, settings, env, origin)
          VALUES (:name, :workspace, :hosts, :settings, :env, :origin)
          ON CONFLICT (name) DO UPDATE SET workspace = excluded.workspace, hosts = excluded.hosts,
-             settings = excluded.settings, env = excluded.env, origin = excluded.origin",
+             settings = excluded.settings, env = excluded.env, origin = excluded.origin, removal = NULL",
         named_params! {
             ":name": Text(&app.name),
             ":workspace": Text(&app.workspace),
@@ -101,7 +101,7 @@ pub(super) fn environments(connection: &Connection, app: &AppName) -> Done<Vec<E
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-pub(super) fn retire(connection: &Connection, app: &AppName) -> Done<()> {
+pub(super) fn retire(connection: &Connection, app: &AppName, with_volumes: bool) -> Done<()> {
     for statement in [
         "DELETE FROM timers WHERE deployment IN (SELECT id FROM deployments WHERE app = ?1)",
         "UPDATE environments SET live = NULL, rolled_back = 0, split = NULL, generation = generation + 1 WHERE app = ?1",
@@ -111,7 +111,16 @@ pub(super) fn retire(connection: &Connection, app: &AppName) -> Done<()> {
     ] {
         connection.execute(statement, [Text(app)])?;
     }
+    let query = "UPDATE apps SET removal = ?1 WHERE name = ?2";
+    connection.execute(query, (with_volumes, Text(app)))?;
     Ok(())
+}
+
+pub(super) fn removals(connection: &Connection) -> Done<Vec<(AppName, bool)>> {
+    let mut statement = connection
+        .prepare_cached("SELECT name, removal FROM apps WHERE removal IS NOT NULL ORDER BY name")?;
+    let rows = statement.query_map((), |row| Ok((text(row, "name")?, row.get("removal")?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 pub(super) fn forget(connection: &Connection, app: &AppName) -> Done<bool> {
