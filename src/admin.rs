@@ -160,6 +160,7 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(handlers::operations::list))
         .routes(routes!(handlers::operations::show))
         .routes(routes!(handlers::operations::cancel))
+        .routes(routes!(handlers::operations::finish))
         .routes(routes!(handlers::operations::events))
         .routes(routes!(handlers::routes::list))
         .routes(routes!(handlers::routes::explain))

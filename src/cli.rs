@@ -156,6 +156,8 @@ pub enum Command {
     },
     /// Cancel an operation: what it did is undone.
     Cancel { operation: OperationId },
+    /// Have a cutover in steps take the last one now.
+    Finish { operation: OperationId },
     /// List the operations, the newest first: who, what, when, how long, and what was cut.
     Operations {
         /// Of this app alone.

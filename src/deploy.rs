@@ -427,6 +427,8 @@ pub enum Denied {
     LabelNotFound { app: AppName, label: EphemeralLabel },
     #[error("label {label} of app {app} is not opened by links")]
     LinksOff { app: AppName, label: EphemeralLabel },
+    #[error("operation {operation} is not between the steps of a cutover")]
+    NotInSteps { operation: OperationId },
     #[error("deployment {deployment} is not ephemeral, and does not expire")]
     NotEphemeral { deployment: DeploymentId },
     #[error("generation {found} is not the expected {expected}")]
@@ -499,6 +501,7 @@ impl Denied {
             Self::LabelNotFound { .. } => "ephemeral_unknown",
             Self::LinksOff { .. } => "preview_links_off",
             Self::NotEphemeral { .. } => "not_ephemeral",
+            Self::NotInSteps { .. } => "not_in_steps",
             Self::GenerationChanged { .. } => "generation_changed",
             Self::OperationInProgress { .. } => "operation_in_progress",
             Self::QueueFull { .. } => "queue_full",

@@ -123,6 +123,9 @@ fn judge(denied: &Denied) -> (StatusCode, Option<&'static str>) {
             Some("set preview_auth to { mode: link } for the app, and deploy the label again"),
         ),
         Denied::NotEphemeral { .. } => (StatusCode::CONFLICT, None),
+        Denied::NotInSteps { .. } => {
+            (StatusCode::CONFLICT, Some("see what it does with `lockgate show OPERATION`"))
+        }
         Denied::GenerationChanged { .. } => {
             (StatusCode::CONFLICT, Some("look at what is live now, then ask again"))
         }

@@ -140,6 +140,12 @@ async fn speak(global: &Global, client: Client, command: Command) -> Done {
             show(global, &done, || output::operation(&done));
             Ok(())
         }
+        Command::Finish { operation } => {
+            let going: Operation =
+                client.post(&format!("/v1/operations/{operation}/finish"), &json!({})).await?;
+            show(global, &going, || output::operation(&going));
+            Ok(())
+        }
         Command::Operations { app } => views::operations(global, &client, app.as_ref()).await,
         Command::Routes => views::routes(global, &client).await,
         Command::Explain { host } => views::explain(global, &client, &host).await,
