@@ -157,6 +157,7 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(handlers::deployments::logs))
         .routes(routes!(handlers::deployments::events))
         .routes(routes!(handlers::previews::link))
+        .routes(routes!(handlers::previews::environment_link))
         .routes(routes!(handlers::operations::list))
         .routes(routes!(handlers::operations::show))
         .routes(routes!(handlers::operations::cancel))

@@ -251,6 +251,14 @@ pub enum HostsCommand {
 pub enum EnvironmentCommand {
     /// List the app's environments with what is live in each.
     List { app: AppName },
+    /// Sign a link: whoever has it may see the environment until its time is over.
+    Link {
+        app: AppName,
+        environment: EnvironmentName,
+        /// How long it is good, as 24h.
+        #[arg(long = "for", value_name = "TIME", default_value = "24h")]
+        good_for: humantime::Duration,
+    },
     /// Take an environment for previews out of service and remove it with its history; waits until it is gone.
     Remove {
         app: AppName,

@@ -427,6 +427,8 @@ pub enum Denied {
     LabelNotFound { app: AppName, label: EphemeralLabel },
     #[error("label {label} of app {app} is not opened by links")]
     LinksOff { app: AppName, label: EphemeralLabel },
+    #[error("environment {environment} of app {app} is not opened by links")]
+    EnvironmentLinksOff { app: AppName, environment: EnvironmentName },
     #[error("operation {operation} is not between the steps of a cutover")]
     NotInSteps { operation: OperationId },
     #[error("deployment {deployment} is not ephemeral, and does not expire")]
@@ -499,7 +501,7 @@ impl Denied {
             Self::Gate(Gate::NoLiveDeployment) => "no_live_deployment",
             Self::TooManyEphemerals { .. } => "too_many_ephemerals",
             Self::LabelNotFound { .. } => "ephemeral_unknown",
-            Self::LinksOff { .. } => "preview_links_off",
+            Self::LinksOff { .. } | Self::EnvironmentLinksOff { .. } => "preview_links_off",
             Self::NotEphemeral { .. } => "not_ephemeral",
             Self::NotInSteps { .. } => "not_in_steps",
             Self::GenerationChanged { .. } => "generation_changed",

@@ -134,8 +134,7 @@ async fn forward(
             let_in = Some(Arc::clone(auth));
         }
         let (leads_to, mark) = match (route.route.skew(), route.route.split(), route.label) {
-            (None, None, None) => (route.backend, Mark::None),
-            (_, _, Some(_)) => (route.backend, Mark::Preview),
+            (None, None, None) | (_, _, Some(_)) => (route.backend, Mark::None),
             (None, Some(split), None) => split::choose(worker, request, &route, split),
             (Some(skew), _, None) => skew::choose(worker, request, &route, skew, &tries.wish),
         };
@@ -161,7 +160,7 @@ async fn forward(
             continue;
         };
         exchange.serve(&backend, target, guard, memo.generation);
-        exchange.mark = mark;
+        (exchange.mark, exchange.is_preview) = (mark, route.is_preview);
         tries.address(request, &route, client, memo.generation);
         let cells = &backend.backend.stats.of(worker.number).connects;
         match upstream::send(target, &mut unsent, cells).await {
@@ -234,7 +233,7 @@ fn respond(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -
         connection.keep_for(worker.keep_for(seconds));
     }
     response::to_client(&mut response, seen, &exchange.method, &exchange.id, worker.via.as_ref());
-    exchange.mark.put_on(response.status(), response.headers_mut());
+    exchange.mark(response.status(), response.headers_mut());
     exchange.respond(response.status(), seen.is_event_stream);
     response.map(|incoming| Body::upstream(incoming, connection, exchange))
 }
@@ -247,7 +246,7 @@ fn upgrade(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -
     let protocol = response.headers().get(http::header::UPGRADE).cloned();
     response::to_client(&mut response, seen, &exchange.method, &exchange.id, client.worker.via.as_ref());
     let (status, headers) = (response.status(), response.headers_mut());
-    exchange.mark.put_on(status, headers);
+    exchange.mark(status, headers);
     headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
     let mut is_websocket = false;
     if let Some(protocol) = protocol {

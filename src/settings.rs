@@ -55,8 +55,8 @@ pub struct AppSettings {
     pub wake_queue: u32,
     /// After a start that failed, requests do not start the version again for so long: 503 `wake_failed` at once.
     pub wake_backoff: Delay,
-    /// Who may see the app's previews (its ephemeral deployments), from their next deploy on; as
-    /// `ephemeral.preview_auth` of the configuration says if not given.
+    /// Who may see the app's previews (its ephemeral deployments, and its environments for previews), from their next
+    /// deploy on; as `ephemeral.preview_auth` of the configuration says if not given.
     pub preview_auth: Option<PreviewAuthSettings>,
     /// Whether the requests of a page go on to the version that it came from while that one still runs; they do not if
     /// not given.

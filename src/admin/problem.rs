@@ -122,6 +122,10 @@ fn judge(denied: &Denied) -> (StatusCode, Option<&'static str>) {
             StatusCode::CONFLICT,
             Some("set preview_auth to { mode: link } for the app, and deploy the label again"),
         ),
+        Denied::EnvironmentLinksOff { .. } => (
+            StatusCode::CONFLICT,
+            Some("set preview_auth to { mode: link } for the app, and deploy to the environment again"),
+        ),
         Denied::NotEphemeral { .. } => (StatusCode::CONFLICT, None),
         Denied::NotInSteps { .. } => {
             (StatusCode::CONFLICT, Some("see what it does with `lockgate show OPERATION`"))

@@ -81,14 +81,11 @@ async fn speak(global: &Global, client: Client, command: Command) -> Done {
         },
         Command::Hosts(command) => hosts::run(global, &client, command).await,
         Command::Preview(PreviewCommand::Link { app, label, good_for }) => {
-            let path = format!("/v1/apps/{app}/previews/{label}/link");
-            let request = LinkRequest { good_for: Delay(good_for.into()) };
-            let link: PreviewLink = client.post(&path, &request).await?;
-            show(global, &link, || {
-                output::progress(format!("good until {}", link.good_until));
-                output::line(&link.url);
-            });
-            Ok(())
+            link(global, &client, &format!("/v1/apps/{app}/previews/{label}/link"), good_for).await
+        }
+        Command::Environment(EnvironmentCommand::Link { app, environment, good_for }) => {
+            let path = format!("/v1/apps/{app}/environments/{environment}/link");
+            link(global, &client, &path, good_for).await
         }
         Command::Versions { app, ephemeral } => versions::list(global, &client, &app, ephemeral).await,
         Command::Environment(EnvironmentCommand::List { app }) => {
@@ -219,6 +216,16 @@ async fn set_app(global: &Global, client: &Client, args: SetArgs) -> Done {
     let app: App = client.put(&path, &body).await?;
     show(global, &app, || {
         output::line(format!("app {} is set; deploy it with `lockgate deploy {}`", app.name, app.name));
+    });
+    Ok(())
+}
+
+async fn link(global: &Global, client: &Client, path: &str, good_for: humantime::Duration) -> Done {
+    let request = LinkRequest { good_for: Delay(good_for.into()) };
+    let link: PreviewLink = client.post(path, &request).await?;
+    show(global, &link, || {
+        output::progress(format!("good until {}", link.good_until));
+        output::line(&link.url);
     });
     Ok(())
 }

@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_version_is_compared_with_what_it_did_of_late() {
-        let publisher = Publisher::new(Arc::new(Routing::new(1)));
+        let publisher = Publisher::new(Arc::new(Routing::new(1)), [0; 32]);
         let version = DeploymentId::generate();
         let owner = Owner {
             app: "web".parse().unwrap(),
@@ -237,6 +237,7 @@ mod tests {
             deployment: version,
             sequence: 1,
             has_pages: false,
+            preview_auth: None,
             pages_for: None,
         };
         publisher.set_instances(&owner, &[]);

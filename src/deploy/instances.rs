@@ -14,7 +14,7 @@ use super::publisher::Owner;
 use crate::error::chain;
 use crate::fault;
 use crate::gate::Awaited;
-use crate::ids::InstanceId;
+use crate::ids::{EnvironmentName, InstanceId};
 use crate::routing::Target;
 use crate::routing::backend::Order;
 use crate::runtime::{HealthCheck, Instance, InstanceSpec, Pinned, RuntimeError, Volume};
@@ -304,6 +304,7 @@ pub(super) fn pinned(deployment: &Deployment) -> Result<Pinned, Stop> {
 }
 
 pub(super) fn owner(deployment: &Deployment) -> Owner {
+    let is_in_preview = deployment.label.is_none() && deployment.environment != EnvironmentName::production();
     Owner {
         app: deployment.app.clone(),
         environment: deployment.environment.clone(),
@@ -312,6 +313,7 @@ pub(super) fn owner(deployment: &Deployment) -> Owner {
         has_pages: deployment.live_at.is_some()
             && deployment.label.is_none()
             && deployment.status == DeploymentStatus::Ready,
+        preview_auth: deployment.settings.preview_auth.clone().filter(|_| is_in_preview),
         pages_for: deployment.settings.skew_protection.map(|skew| skew.max_age),
     }
 }

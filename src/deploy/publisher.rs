@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::handover::Handover;
+use super::preview;
 use crate::clock::Timestamp;
 use crate::gate::InFlight;
 use crate::ids::{AppName, DeploymentId, EnvironmentName, InstanceId};
@@ -29,7 +30,7 @@ use crate::routing::skew::Skew;
 use crate::routing::split::Split;
 use crate::routing::table::PathRoute;
 use crate::routing::{Backend, Hold, HostPattern, Routing, Target};
-use crate::settings::Delay;
+use crate::settings::{Delay, PreviewAuthSettings};
 use crate::store::{self, Access, Deployment, HostRow, RouteRow, Sticky};
 use crate::telemetry::{BackendStats, DeploymentLabels, Tally};
 
@@ -71,6 +72,8 @@ pub(super) struct Owner {
     pub(super) sequence: u64,
     /// It was live before: there are pages of it.
     pub(super) has_pages: bool,
+    /// Who may see it in an environment for previews; `None` in production, and of a label.
+    pub(super) preview_auth: Option<PreviewAuthSettings>,
     /// For how long its pages stay with it, and while it is live those of the versions before with theirs.
     pub(super) pages_for: Option<Delay>,
 }
@@ -89,6 +92,8 @@ struct State {
     splits: HashMap<(AppName, EnvironmentName), store::Split>,
     /// Of the data plane, for the counters of backends.
     workers: usize,
+    /// What links to previews are signed under.
+    link_key: [u8; 32],
 }
 
 /// A deployment with targets, or one that is held; both of its backends are held by the same.
@@ -97,6 +102,8 @@ struct Unit {
     owner: Owner,
     live: Arc<Backend>,
     own: Arc<Backend>,
+    /// What a request must have to come here by the names of an environment for previews.
+    auth: Option<Arc<PreviewAuth>>,
     /// Requests of its pages may come here once another version is live.
     keeps_pages: bool,
 }
@@ -123,8 +130,8 @@ impl Unit {
 }
 
 impl Publisher {
-    pub(super) fn new(routing: Arc<Routing>) -> Self {
-        let state = State { workers: routing.workers(), ..State::default() };
+    pub(super) fn new(routing: Arc<Routing>, link_key: [u8; 32]) -> Self {
+        let state = State { workers: routing.workers(), link_key, ..State::default() };
         Self { routing, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()), bell: Arc::default() }
     }
 
@@ -293,7 +300,11 @@ impl Publisher {
         let (live, own) = (made(known.map(|unit| &unit.live)), made(known.map(|unit| &unit.own)));
         let held = known.and_then(Unit::hold).cloned();
         let keeps_pages = known.map_or(owner.has_pages, |unit| unit.keeps_pages);
-        state.units.insert(owner.deployment, Unit { owner: owner.clone(), live, own, keeps_pages });
+        let auth = owner.preview_auth.as_ref().and_then(|auth| {
+            preview::auth(auth, &state.link_key, &owner.app, &preview::place_of(&owner.environment))
+        });
+        let unit = Unit { owner: owner.clone(), live, own, auth, keeps_pages };
+        state.units.insert(owner.deployment, unit);
         let hosts = state.hosts_of_deployment(owner);
         if !hosts.is_empty() {
             self.publish(state, &hosts);
@@ -641,6 +652,12 @@ impl State {
                     .with_labels(self.labels_of(&row.app))
                     .with_split(split.and_then(|split| self.shared(split)))
                     .with_skew(self.skew_of(row, split));
+                let route = if row.environment == EnvironmentName::production() {
+                    route
+                } else {
+                    let unit = row.deployment.and_then(|deployment| self.units.get(&deployment));
+                    route.into_preview(unit.and_then(|unit| unit.auth.clone()))
+                };
                 if row.host.strip { route.stripping() } else { route }
             },
         );
@@ -770,7 +787,7 @@ mod tests {
 
     #[test]
     fn of_labels_that_ended_only_the_last_are_remembered() {
-        let publisher = Publisher::new(Arc::new(Routing::new(1)));
+        let publisher = Publisher::new(Arc::new(Routing::new(1)), [0; 32]);
         let app: AppName = "web".parse().unwrap();
         let now = SystemClock.now();
         let extra = 5;
@@ -783,6 +800,7 @@ mod tests {
                 deployment,
                 sequence: n as u64,
                 has_pages: false,
+                preview_auth: None,
                 pages_for: None,
             };
             publisher.set_instances(&owner, &[]);

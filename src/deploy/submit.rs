@@ -54,7 +54,8 @@ impl Orchestrator {
         };
         let mut settings =
             merge(version.as_ref().map_or(&app.settings, |version| &version.settings), &request);
-        if request.label.is_some() && settings.preview_auth.is_none() {
+        let is_preview = request.label.is_some() || key.1 != EnvironmentName::production();
+        if is_preview && settings.preview_auth.is_none() {
             settings.preview_auth.clone_from(&self.engine.options.preview_auth);
         }
         self.check_deploy(&request, &settings)?;

@@ -40,6 +40,8 @@ pub(crate) struct Exchange {
     released: Option<Instant>,
     /// What the route puts on the response.
     pub(crate) mark: Mark,
+    /// A preview answers it.
+    pub(crate) is_preview: bool,
     /// What only the access log wants to know; `None` if there is none.
     pub(crate) logged: Option<Box<Logged>>,
     pub(crate) end: End,
@@ -48,8 +50,6 @@ pub(crate) struct Exchange {
 /// What the route of a request puts on its response.
 pub(crate) enum Mark {
     None,
-    /// It was reached by an ephemeral label: search engines have no business there.
-    Preview,
     /// The cookie of a visitor that is new to a split.
     Visitor(HeaderValue),
     /// Somebody goes to a page: the cookie that has the rest of it come from the same version, if it is one, and that of
@@ -76,12 +76,9 @@ pub(crate) enum End {
 }
 
 impl Mark {
-    pub(crate) fn put_on(&self, status: StatusCode, headers: &mut HeaderMap) {
+    fn put_on(&self, status: StatusCode, headers: &mut HeaderMap) {
         match self {
             Self::None => {}
-            Self::Preview => {
-                headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
-            }
             Self::Visitor(cookie) => {
                 headers.append(header::SET_COOKIE, cookie.clone());
             }
@@ -151,6 +148,7 @@ impl Exchange {
             is_stream: false,
             released: None,
             mark: Mark::None,
+            is_preview: false,
             logged,
             end: End::Open,
         }
@@ -305,6 +303,15 @@ impl Exchange {
         self.is_stream = true;
         self.guard = self.guard.take().map(RequestGuard::into_stream);
         self.client.activity.enter(Phase::Tunnel);
+    }
+
+    /// Puts on the response what its route has for it.
+    pub(crate) fn mark(&self, status: StatusCode, headers: &mut HeaderMap) {
+        if self.is_preview {
+            // Search engines have no business there.
+            headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
+        }
+        self.mark.put_on(status, headers);
     }
 
     /// The response head is passed on; its body follows.
