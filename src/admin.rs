@@ -134,6 +134,7 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
     OpenApiRouter::with_openapi(ApiDoc::openapi())
         .routes(routes!(handlers::apps::list))
         .routes(routes!(handlers::apps::show, handlers::apps::put, handlers::apps::remove))
+        .routes(routes!(handlers::apps::rename))
         .routes(routes!(handlers::apps::environments))
         .routes(routes!(handlers::hosts::list, handlers::hosts::add, handlers::hosts::remove))
         .routes(routes!(handlers::hosts::rename))

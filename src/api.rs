@@ -12,8 +12,8 @@ use crate::store::{self, AuditEntry, EnvironmentKind, InstancePhase, OperationKi
 
 pub use crate::deploy::{
     Action, Counts, DeployRequest, ExtendRequest, LinkRequest, MaintenanceRequest, PauseRequest,
-    PromoteRequest, Receipt, RollbackRequest, ScaleReceipt, ScaleRequest, ScheduleRequest, ScheduledState,
-    SwapRequest, WakeRequest,
+    PromoteRequest, Receipt, RenameRequest, RollbackRequest, ScaleReceipt, ScaleRequest, ScheduleRequest,
+    ScheduledState, SwapRequest, WakeRequest,
 };
 pub use crate::store::{
     Access, DeploymentStatus, DesiredState, Event, EventKind, Failure, GitFacts, HostRow, OperationState,

@@ -205,6 +205,8 @@ pub struct AppArgs {
 pub enum AppCommand {
     /// Create the app, or change what is named of it; the rest stays.
     Set(SetArgs),
+    /// Give the app another name; what runs goes on, and its generated host names change with it.
+    Rename { app: AppName, name: AppName },
     /// Take the app out of service and remove it with its history; waits until it is gone.
     Remove {
         app: AppName,

@@ -84,6 +84,7 @@ impl From<StoreError> for Refusal {
 fn judge(denied: &Denied) -> (StatusCode, Option<&'static str>) {
     match denied {
         Denied::AppNotFound { .. } => (StatusCode::NOT_FOUND, Some("see the apps with `lockgate list`")),
+        Denied::AppExists { .. } => (StatusCode::CONFLICT, Some("choose another name, or remove that app")),
         Denied::AppDisabled { .. } => (StatusCode::CONFLICT, Some("enable it first: `lockgate enable APP`")),
         Denied::AppInMaintenance { .. } => {
             (StatusCode::CONFLICT, Some("end that first: `lockgate maintenance APP off`"))

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::api::{
     App, Deployment, Environment, ExtendRequest, HostInput, LinkRequest, List, NewToken, Operation,
-    PreviewLink, PromoteRequest, PutApp, Reloaded, RollbackRequest, ScaleRequest, ScheduleRequest,
-    SwapRequest, Token,
+    PreviewLink, PromoteRequest, PutApp, Reloaded, RenameRequest, RollbackRequest, ScaleRequest,
+    ScheduleRequest, SwapRequest, Token,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::config::Diagnostic;
@@ -75,6 +75,12 @@ async fn speak(global: &Global, client: Client, command: Command) -> Done {
     match command {
         Command::App(args) => match args.command {
             AppCommand::Set(args) => set_app(global, &client, args).await,
+            AppCommand::Rename { app, name } => {
+                let path = format!("/v1/apps/{app}/rename");
+                let renamed: App = client.post(&path, &RenameRequest { name }).await?;
+                show(global, &renamed, || output::line(format!("{app} is {} now", renamed.name)));
+                Ok(())
+            }
             AppCommand::Remove { app, detach, volumes } => {
                 remove_app(global, &client, &app, (detach, volumes)).await
             }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::publisher::Publisher;
-use crate::ids::DeploymentId;
+use crate::ids::{AppName, DeploymentId};
 use crate::settings::{Percent, RollbackOn};
 use crate::store::Failure;
 use crate::telemetry::Tally;
@@ -109,6 +109,12 @@ impl Baselines {
             }
             samples.push_back((now, tally));
         }
+    }
+
+    /// What was counted of the app's versions begins anew.
+    pub(super) fn forget_all_of(&self, publisher: &Publisher, app: &AppName) {
+        let versions = publisher.units_of_app(app);
+        self.lock().retain(|version, _| versions.iter().all(|(other, _)| other != version));
     }
 
     /// What clients got from `version` of late: of the last ten minutes, or since it was first served.

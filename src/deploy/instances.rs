@@ -245,7 +245,7 @@ impl Engine {
         env.entry("LOCKGATE_DEPLOYMENT".to_owned()).or_insert_with(|| deployment.id.to_string());
         Ok(InstanceSpec {
             id,
-            app: deployment.app.clone(),
+            app: self.store.first_name(&deployment.app).await?,
             environment: deployment.environment.clone(),
             deployment: deployment.id,
             operation: deployment.operation,

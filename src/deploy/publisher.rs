@@ -300,9 +300,10 @@ impl Publisher {
         let (live, own) = (made(known.map(|unit| &unit.live)), made(known.map(|unit| &unit.own)));
         let held = known.and_then(Unit::hold).cloned();
         let keeps_pages = known.map_or(owner.has_pages, |unit| unit.keeps_pages);
-        let auth = owner.preview_auth.as_ref().and_then(|auth| {
-            preview::auth(auth, &state.link_key, &owner.app, &preview::place_of(&owner.environment))
-        });
+        // Whoever read the deployment before its app was renamed does not know of it.
+        let app = known.map_or_else(|| owner.app.clone(), |unit| unit.owner.app.clone());
+        let owner = &Owner { app, ..owner.clone() };
+        let auth = auth_of(owner, &state.link_key);
         let unit = Unit { owner: owner.clone(), live, own, auth, keeps_pages };
         state.units.insert(owner.deployment, unit);
         let hosts = state.hosts_of_deployment(owner);
@@ -458,6 +459,33 @@ impl Publisher {
             Access::Open | Access::Maintenance { .. } | Access::Disabled => None,
         });
         pauses.collect()
+    }
+
+    /// Has all that is the app's under its other name, at one instant; `rows` are all routes there are. What its targets
+    /// serve goes on; what is counted begins anew, under that name.
+    pub(super) fn rename(&self, _turn: &Turn<'_>, from: &AppName, to: &AppName, rows: Vec<RouteRow>) {
+        let mut state = self.lock();
+        let mut hosts = state.hosts_of_app(from);
+        state.rows = rows.into_iter().filter_map(keyed).collect();
+        let (workers, link_key) = (state.workers, state.link_key);
+        for unit in state.units.values_mut().filter(|unit| unit.owner.app == *from) {
+            unit.owner.app = to.clone();
+            let stats = || Arc::new(BackendStats::for_deployment(labels_of(&unit.owner), workers));
+            let anew = |backend: &Backend| {
+                let targets = backend.targets.clone();
+                Arc::new(Backend { targets, stats: stats(), hold: backend.hold.clone() })
+            };
+            (unit.live, unit.own) = (anew(&unit.live), anew(&unit.own));
+            unit.auth = auth_of(&unit.owner, &link_key);
+        }
+        if let Some(labels) = state.labels.remove(from) {
+            state.labels.insert(to.clone(), labels);
+        }
+        if let Some(access) = state.accesses.remove(from) {
+            state.accesses.insert(to.clone(), access);
+        }
+        hosts.extend(state.hosts_of_app(to));
+        self.publish(&state, &hosts);
     }
 
     /// The deployments of the app that have targets, and whether live routes lead there.
@@ -770,6 +798,12 @@ fn keyed(row: RouteRow) -> Option<((HostPattern, PathPrefix), RouteRow)> {
             None
         }
     }
+}
+
+/// What a request must have to reach it by the names of an environment for previews.
+fn auth_of(owner: &Owner, link_key: &[u8; 32]) -> Option<Arc<PreviewAuth>> {
+    let settings = owner.preview_auth.as_ref()?;
+    preview::auth(settings, link_key, &owner.app, &preview::place_of(&owner.environment))
 }
 
 fn labels_of(owner: &Owner) -> DeploymentLabels {

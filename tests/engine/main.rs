@@ -25,6 +25,7 @@ mod progressive;
 mod readiness;
 mod receipts;
 mod release;
+mod renaming;
 mod replicas;
 mod restarts;
 mod scale;

@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::column::{Json, Text, Word, count, json, json_if_any, text, text_if_any, word};
-use super::routes;
 use super::secrets::{Key, Place};
 use super::transaction::{Done, not_found};
+use super::{renaming, routes};
 use crate::ids::{AppName, DeploymentId, EnvironmentName};
 use crate::settings::Replicas;
 use crate::store::{App, Environment, EnvironmentKind, HostRow, RouteRow, Split, Sticky, StoreError};
@@ -41,6 +41,7 @@ pub(super) fn put_all(connection: &Connection, key: &Key, apps: &[App]) -> Done<
 
 fn put(connection: &Connection, key: &Key, app: &App) -> Done<()> {
     let production = EnvironmentName::production();
+    let is_new = environment(connection, &app.name, &production)?.is_none();
     // Whoever said last how many instances there are to be is heeded.
     connection.execute(
         "UPDATE environments SET replicas = NULL
@@ -65,6 +66,9 @@ fn put(connection: &Connection, key: &Key, app: &App) -> Done<()> {
         "INSERT INTO environments (app, name, kind) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         (Text(&app.name), Text(&production), Word(EnvironmentKind::Production)),
     )?;
+    if is_new {
+        renaming::choose_first_name(connection, &app.name)?;
+    }
     let environment = require_environment(connection, &app.name, &production)?;
     for host in &app.hosts {
         routes::put(connection, &route(app, host, environment.live))?;
@@ -228,7 +232,7 @@ fn same_place(a: &HostRow, b: &HostRow) -> bool {
     (&a.host, &a.path) == (&b.host, &b.path)
 }
 
-fn place(name: &str) -> Place<'_> {
+pub(super) fn place(name: &str) -> Place<'_> {
     Place { table: "apps", row: name }
 }
 
