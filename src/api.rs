@@ -12,8 +12,8 @@ use crate::store::{self, AuditEntry, EnvironmentKind, InstancePhase, OperationKi
 
 pub use crate::deploy::{
     Action, Counts, DeployRequest, ExtendRequest, LinkRequest, MaintenanceRequest, PauseRequest,
-    PromoteRequest, Receipt, RollbackRequest, ScaleReceipt, ScaleRequest, ScheduleRequest, ScheduledState,
-    SwapRequest, WakeRequest,
+    PromoteRequest, Receipt, RenameRequest, RollbackRequest, ScaleReceipt, ScaleRequest, ScheduleRequest,
+    ScheduledState, SwapRequest, WakeRequest,
 };
 pub use crate::store::{
     Access, DeploymentStatus, DesiredState, Event, EventKind, Failure, GitFacts, HostRow, OperationState,
@@ -252,6 +252,17 @@ pub struct Route {
     pub deployment: Option<DeploymentId>,
     /// Of a route to a static service of the configuration.
     pub service: Option<String>,
+    /// While a cutover goes in steps: who else is served.
+    #[serde(default)]
+    pub split: Option<RouteSplit>,
+}
+
+/// Another version that a share of the visitors gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RouteSplit {
+    pub deployment: String,
+    /// In a hundred.
+    pub share: u8,
 }
 
 /// How a host name and path are resolved.
@@ -268,6 +279,12 @@ pub struct Explanation {
     pub app: Option<String>,
     pub label: Option<String>,
     pub targets: Vec<ExplainedTarget>,
+    /// While a cutover goes in steps: the other version that a share of the visitors gets.
+    #[serde(default)]
+    pub split: Option<RouteSplit>,
+    /// Of that version.
+    #[serde(default)]
+    pub split_targets: Vec<ExplainedTarget>,
     pub code: Option<String>,
 }
 
@@ -518,6 +535,7 @@ impl From<store::RouteRow> for Route {
             environment: Some(row.environment),
             deployment: row.deployment,
             service: None,
+            split: None,
         }
     }
 }

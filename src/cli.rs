@@ -156,6 +156,8 @@ pub enum Command {
     },
     /// Cancel an operation: what it did is undone.
     Cancel { operation: OperationId },
+    /// Have a cutover in steps take the last one now.
+    Finish { operation: OperationId },
     /// List the operations, the newest first: who, what, when, how long, and what was cut.
     Operations {
         /// Of this app alone.
@@ -203,6 +205,8 @@ pub struct AppArgs {
 pub enum AppCommand {
     /// Create the app, or change what is named of it; the rest stays.
     Set(SetArgs),
+    /// Give the app another name; what runs goes on, and its generated host names change with it.
+    Rename { app: AppName, name: AppName },
     /// Take the app out of service and remove it with its history; waits until it is gone.
     Remove {
         app: AppName,
@@ -249,6 +253,14 @@ pub enum HostsCommand {
 pub enum EnvironmentCommand {
     /// List the app's environments with what is live in each.
     List { app: AppName },
+    /// Sign a link: whoever has it may see the environment until its time is over.
+    Link {
+        app: AppName,
+        environment: EnvironmentName,
+        /// How long it is good, as 24h.
+        #[arg(long = "for", value_name = "TIME", default_value = "24h")]
+        good_for: humantime::Duration,
+    },
     /// Take an environment for previews out of service and remove it with its history; waits until it is gone.
     Remove {
         app: AppName,

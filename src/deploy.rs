@@ -37,6 +37,7 @@ pub mod receipt;
 mod reconcile;
 mod release;
 mod removal;
+mod renaming;
 mod restarts;
 mod revive;
 mod scale;
@@ -350,6 +351,13 @@ pub enum Volumes {
     Remove,
 }
 
+/// Another name for an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenameRequest {
+    pub name: AppName,
+}
+
 /// Move the expiry of an ephemeral deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -403,6 +411,8 @@ pub enum Denied {
     AppDisabled { app: AppName },
     #[error("app {app} is in maintenance")]
     AppInMaintenance { app: AppName },
+    #[error("there is an app {app} already")]
+    AppExists { app: AppName },
     #[error("no environment {environment} of app {app}")]
     EnvironmentNotFound { app: AppName, environment: EnvironmentName },
     #[error("production of app {app} goes with the app alone")]
@@ -427,6 +437,10 @@ pub enum Denied {
     LabelNotFound { app: AppName, label: EphemeralLabel },
     #[error("label {label} of app {app} is not opened by links")]
     LinksOff { app: AppName, label: EphemeralLabel },
+    #[error("environment {environment} of app {app} is not opened by links")]
+    EnvironmentLinksOff { app: AppName, environment: EnvironmentName },
+    #[error("operation {operation} is not between the steps of a cutover")]
+    NotInSteps { operation: OperationId },
     #[error("deployment {deployment} is not ephemeral, and does not expire")]
     NotEphemeral { deployment: DeploymentId },
     #[error("generation {found} is not the expected {expected}")]
@@ -480,6 +494,7 @@ impl Denied {
     pub fn code(&self) -> &'static str {
         match self {
             Self::AppNotFound { .. } => "app_not_found",
+            Self::AppExists { .. } => "app_exists",
             Self::AppDisabled { .. } => "app_disabled",
             Self::AppInMaintenance { .. } => "app_maintenance",
             Self::EnvironmentNotFound { .. } => "environment_not_found",
@@ -497,8 +512,9 @@ impl Denied {
             Self::Gate(Gate::NoLiveDeployment) => "no_live_deployment",
             Self::TooManyEphemerals { .. } => "too_many_ephemerals",
             Self::LabelNotFound { .. } => "ephemeral_unknown",
-            Self::LinksOff { .. } => "preview_links_off",
+            Self::LinksOff { .. } | Self::EnvironmentLinksOff { .. } => "preview_links_off",
             Self::NotEphemeral { .. } => "not_ephemeral",
+            Self::NotInSteps { .. } => "not_in_steps",
             Self::GenerationChanged { .. } => "generation_changed",
             Self::OperationInProgress { .. } => "operation_in_progress",
             Self::QueueFull { .. } => "queue_full",

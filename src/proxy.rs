@@ -32,6 +32,7 @@ mod response;
 mod retry;
 mod server;
 mod settings;
+mod skew;
 mod socket;
 mod split;
 mod sweep;
@@ -68,6 +69,7 @@ use exchange::{End, Exchange, Mark};
 pub use plane::{DataPlane, StartError, start};
 use retry::Tries;
 pub use settings::{AccessLogFormat, AccessLogSink, Limits, ProxySettings, TlsSettings};
+use skew::Wish;
 use tunnel::Upgrade;
 use validate::{Checked, Seen};
 
@@ -122,8 +124,9 @@ async fn forward(
     if checked.is_server_options {
         return Ok(Served::Own(server_options()));
     }
+    let wish = checked.seen.has(Seen::OURS).then(|| head.headers.get(&skew::DEPLOYMENT).cloned()).flatten();
     let mut unsent = Some(to_upstream(client, exchange, &checked, head, body)?);
-    let mut tries = Tries::default();
+    let mut tries = Tries::new(Wish::new(wish));
     let mut now = exchange.started;
     let mut let_in = None;
     while let Some(request) = &mut unsent {
@@ -143,11 +146,12 @@ async fn forward(
             // What it was let in by is taken off: another try does not have it.
             let_in = Some(Arc::clone(auth));
         }
-        let (leads_to, mark) = match (route.route.split(), route.label) {
-            (None, None) => (route.backend, Mark::None),
-            (_, Some(_)) => (route.backend, Mark::Preview),
-            (Some(split), None) => split::choose(worker, request, &route, split),
+        let (leads_to, mark) = match (route.route.skew(), route.route.split(), route.label) {
+            (None, None, None) | (_, _, Some(_)) => (route.backend, Mark::None),
+            (None, Some(split), None) => split::choose(worker, request, &route, split),
+            (Some(skew), _, None) => skew::choose(worker, request, &route, skew, &tries.wish),
         };
+        tries.is_pinned = matches!(mark, Mark::Pinned);
         let backend = memo.backend(leads_to, &worker.upstreams);
         if let Some(hold) = &backend.backend.hold
             && !hold.lets_by(|| client.address(request.headers()))
@@ -169,7 +173,7 @@ async fn forward(
             continue;
         };
         exchange.serve(&backend, target, guard, memo.generation);
-        exchange.mark = mark;
+        (exchange.mark, exchange.is_preview) = (mark, route.is_preview);
         tries.address(request, &route, client, memo.generation);
         let cells = &backend.backend.stats.of(worker.number).connects;
         match upstream::send(target, &mut unsent, cells).await {
@@ -242,7 +246,7 @@ fn respond(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -
         connection.keep_for(worker.keep_for(seconds));
     }
     response::to_client(&mut response, seen, &exchange.method, &exchange.id, worker.via.as_ref());
-    exchange.mark.put_on(response.headers_mut());
+    exchange.mark(response.status(), response.headers_mut());
     exchange.respond(response.status(), seen.is_event_stream);
     response.map(|incoming| Body::upstream(incoming, connection, exchange))
 }
@@ -254,8 +258,8 @@ fn upgrade(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -
     let mut response = response.map(drop);
     let protocol = response.headers().get(http::header::UPGRADE).cloned();
     response::to_client(&mut response, seen, &exchange.method, &exchange.id, client.worker.via.as_ref());
-    let headers = response.headers_mut();
-    exchange.mark.put_on(headers);
+    let (status, headers) = (response.status(), response.headers_mut());
+    exchange.mark(status, headers);
     headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
     let mut is_websocket = false;
     if let Some(protocol) = protocol {

@@ -20,6 +20,7 @@ pub mod host;
 pub mod label;
 pub mod path;
 pub mod preview_auth;
+pub mod skew;
 pub mod split;
 pub mod standing;
 pub mod table;

@@ -55,9 +55,21 @@ pub struct AppSettings {
     pub wake_queue: u32,
     /// After a start that failed, requests do not start the version again for so long: 503 `wake_failed` at once.
     pub wake_backoff: Delay,
-    /// Who may see the app's previews (its ephemeral deployments), from their next deploy on; as
-    /// `ephemeral.preview_auth` of the configuration says if not given.
+    /// Who may see the app's previews (its ephemeral deployments, and its environments for previews), from their next
+    /// deploy on; as `ephemeral.preview_auth` of the configuration says if not given.
     pub preview_auth: Option<PreviewAuthSettings>,
+    /// Whether the requests of a page go on to the version that it came from while that one still runs; they do not if
+    /// not given.
+    pub skew_protection: Option<SkewProtection>,
+}
+
+/// How long pages stay with the version that they came from: never longer than it runs, which `deploy.standby_after`
+/// says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SkewProtection {
+    /// From when the page was loaded; at least a second.
+    pub max_age: Delay,
 }
 
 /// Who may see a preview.
@@ -334,7 +346,14 @@ impl Default for AppSettings {
             wake_queue: 1000,
             wake_backoff: Delay::seconds(30),
             preview_auth: None,
+            skew_protection: None,
         }
+    }
+}
+
+impl Default for SkewProtection {
+    fn default() -> Self {
+        Self { max_age: Delay::seconds(12 * 60 * 60) }
     }
 }
 

@@ -39,8 +39,21 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// As [`Store::put_apps`] of one. `false`, and nothing changed, if the same call was made before; another call under
     /// the same key is [`StoreError::KeyReused`].
     fn put_app_once<'a>(&'a self, app: &'a App, key: &'a IdempotencyKey) -> Answer<'a, bool>;
-    /// Nothing leads to the app any more, and all of it is to be archived.
-    fn retire_app<'a>(&'a self, name: &'a AppName) -> Answer<'a, ()>;
+    /// Nothing leads to the app any more, all of it is to be archived, and it is to be removed, perhaps with its volumes.
+    fn retire_app<'a>(&'a self, name: &'a AppName, with_volumes: bool) -> Answer<'a, ()>;
+    /// The apps that are to be removed, and whether with their volumes: retired, and not put again since.
+    fn removals(&self) -> Answer<'_, Vec<(AppName, bool)>>;
+    /// Gives an app and all that is its another name, and these routes instead of those that it has. `false`, and nothing
+    /// changed, if an app has that name.
+    fn rename_app<'a>(
+        &'a self,
+        from: &'a AppName,
+        to: &'a AppName,
+        routes: &'a [RouteRow],
+    ) -> Answer<'a, bool>;
+    /// What the runtime knows the app by: the name that it had first, or one like it if another app, since renamed, had that;
+    /// the name itself of an app that is not there.
+    fn first_name<'a>(&'a self, app: &'a AppName) -> Answer<'a, AppName>;
     /// Deletes a retired app with its history. `false`, and nothing changed, while it has instances, host names, or an
     /// operation that has not ended.
     fn forget_app<'a>(&'a self, name: &'a AppName) -> Answer<'a, bool>;

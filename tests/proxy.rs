@@ -26,6 +26,8 @@ mod preview_auth;
 mod responses;
 #[path = "proxy/retries.rs"]
 mod retries;
+#[path = "proxy/skew.rs"]
+mod skew;
 #[path = "proxy/split.rs"]
 mod split;
 #[path = "proxy/streams.rs"]

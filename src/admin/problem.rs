@@ -84,6 +84,7 @@ impl From<StoreError> for Refusal {
 fn judge(denied: &Denied) -> (StatusCode, Option<&'static str>) {
     match denied {
         Denied::AppNotFound { .. } => (StatusCode::NOT_FOUND, Some("see the apps with `lockgate list`")),
+        Denied::AppExists { .. } => (StatusCode::CONFLICT, Some("choose another name, or remove that app")),
         Denied::AppDisabled { .. } => (StatusCode::CONFLICT, Some("enable it first: `lockgate enable APP`")),
         Denied::AppInMaintenance { .. } => {
             (StatusCode::CONFLICT, Some("end that first: `lockgate maintenance APP off`"))
@@ -122,7 +123,14 @@ fn judge(denied: &Denied) -> (StatusCode, Option<&'static str>) {
             StatusCode::CONFLICT,
             Some("set preview_auth to { mode: link } for the app, and deploy the label again"),
         ),
+        Denied::EnvironmentLinksOff { .. } => (
+            StatusCode::CONFLICT,
+            Some("set preview_auth to { mode: link } for the app, and deploy to the environment again"),
+        ),
         Denied::NotEphemeral { .. } => (StatusCode::CONFLICT, None),
+        Denied::NotInSteps { .. } => {
+            (StatusCode::CONFLICT, Some("see what it does with `lockgate show OPERATION`"))
+        }
         Denied::GenerationChanged { .. } => {
             (StatusCode::CONFLICT, Some("look at what is live now, then ask again"))
         }

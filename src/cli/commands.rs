@@ -16,8 +16,8 @@ use super::{
 };
 use crate::api::{
     App, Deployment, Environment, ExtendRequest, HostInput, LinkRequest, List, NewToken, Operation,
-    PreviewLink, PromoteRequest, PutApp, Reloaded, RollbackRequest, ScaleRequest, ScheduleRequest,
-    SwapRequest, Token,
+    PreviewLink, PromoteRequest, PutApp, Reloaded, RenameRequest, RollbackRequest, ScaleRequest,
+    ScheduleRequest, SwapRequest, Token,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::config::Diagnostic;
@@ -75,20 +75,23 @@ async fn speak(global: &Global, client: Client, command: Command) -> Done {
     match command {
         Command::App(args) => match args.command {
             AppCommand::Set(args) => set_app(global, &client, args).await,
+            AppCommand::Rename { app, name } => {
+                let path = format!("/v1/apps/{app}/rename");
+                let renamed: App = client.post(&path, &RenameRequest { name }).await?;
+                show(global, &renamed, || output::line(format!("{app} is {} now", renamed.name)));
+                Ok(())
+            }
             AppCommand::Remove { app, detach, volumes } => {
                 remove_app(global, &client, &app, (detach, volumes)).await
             }
         },
         Command::Hosts(command) => hosts::run(global, &client, command).await,
         Command::Preview(PreviewCommand::Link { app, label, good_for }) => {
-            let path = format!("/v1/apps/{app}/previews/{label}/link");
-            let request = LinkRequest { good_for: Delay(good_for.into()) };
-            let link: PreviewLink = client.post(&path, &request).await?;
-            show(global, &link, || {
-                output::progress(format!("good until {}", link.good_until));
-                output::line(&link.url);
-            });
-            Ok(())
+            link(global, &client, &format!("/v1/apps/{app}/previews/{label}/link"), good_for).await
+        }
+        Command::Environment(EnvironmentCommand::Link { app, environment, good_for }) => {
+            let path = format!("/v1/apps/{app}/environments/{environment}/link");
+            link(global, &client, &path, good_for).await
         }
         Command::Versions { app, ephemeral } => versions::list(global, &client, &app, ephemeral).await,
         Command::Environment(EnvironmentCommand::List { app }) => {
@@ -138,6 +141,12 @@ async fn speak(global: &Global, client: Client, command: Command) -> Done {
             let done: Operation =
                 client.post(&format!("/v1/operations/{operation}/cancel"), &json!({})).await?;
             show(global, &done, || output::operation(&done));
+            Ok(())
+        }
+        Command::Finish { operation } => {
+            let going: Operation =
+                client.post(&format!("/v1/operations/{operation}/finish"), &json!({})).await?;
+            show(global, &going, || output::operation(&going));
             Ok(())
         }
         Command::Operations { app } => views::operations(global, &client, app.as_ref()).await,
@@ -213,6 +222,16 @@ async fn set_app(global: &Global, client: &Client, args: SetArgs) -> Done {
     let app: App = client.put(&path, &body).await?;
     show(global, &app, || {
         output::line(format!("app {} is set; deploy it with `lockgate deploy {}`", app.name, app.name));
+    });
+    Ok(())
+}
+
+async fn link(global: &Global, client: &Client, path: &str, good_for: humantime::Duration) -> Done {
+    let request = LinkRequest { good_for: Delay(good_for.into()) };
+    let link: PreviewLink = client.post(path, &request).await?;
+    show(global, &link, || {
+        output::progress(format!("good until {}", link.good_until));
+        output::line(&link.url);
     });
     Ok(())
 }

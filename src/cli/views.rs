@@ -165,7 +165,10 @@ pub(super) async fn routes(global: &Global, client: &Client) -> Done {
             .items
             .iter()
             .map(|one| {
-                let to = one.deployment.map_or_else(|| "-".to_owned(), |to| to.to_string());
+                let mut to = one.deployment.map_or_else(|| "-".to_owned(), |to| to.to_string());
+                if let Some(split) = &one.split {
+                    to = format!("{to}, {} % {}", split.share, split.deployment);
+                }
                 let (sticky, target) = match (&one.app, &one.environment) {
                     (Some(app), Some(environment)) => (word(&one.sticky), format!("{app}/{environment}")),
                     _ => ("service".to_owned(), one.service.clone().unwrap_or_default()),
@@ -190,7 +193,10 @@ pub(super) async fn explain(global: &Global, client: &Client, host: &str) -> Don
         if let Some(deployment) = &found.deployment {
             output::line(format!("  served by {deployment}"));
         }
-        for target in &found.targets {
+        if let Some(split) = &found.split {
+            output::line(format!("  {} % by {}", split.share, split.deployment));
+        }
+        for target in found.targets.iter().chain(&found.split_targets) {
             let gate = if target.open { "open" } else { "closed" };
             let health = if target.healthy { "healthy" } else { "unhealthy" };
             output::line(format!(

@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::evidence::Baselines;
 use super::executor::Lanes;
+use super::progressive::Hurries;
 use super::publisher::Publisher;
 use super::restarts::Restarts;
 use super::revive::Revivals;
@@ -54,6 +55,7 @@ pub(super) struct Engine {
     /// One submission at a time: what is looked at before it is accepted still holds when it is queued.
     pub(super) submitting: tokio::sync::Mutex<()>,
     pub(super) baselines: Baselines,
+    pub(super) hurries: Hurries,
     pub(super) restarts: Restarts,
     pub(super) revivals: Revivals,
     pub(super) wakes: Wakes,
@@ -115,6 +117,7 @@ impl Engine {
             starting_alone: tokio::sync::Mutex::default(),
             submitting: tokio::sync::Mutex::default(),
             baselines: Baselines::default(),
+            hurries: Hurries::default(),
             restarts: Restarts::default(),
             revivals: Revivals::default(),
             wakes: Wakes::default(),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::publisher::Publisher;
-use crate::ids::DeploymentId;
+use crate::ids::{AppName, DeploymentId};
 use crate::settings::{Percent, RollbackOn};
 use crate::store::Failure;
 use crate::telemetry::Tally;
@@ -109,6 +109,12 @@ impl Baselines {
             }
             samples.push_back((now, tally));
         }
+    }
+
+    /// What was counted of the app's versions begins anew.
+    pub(super) fn forget_all_of(&self, publisher: &Publisher, app: &AppName) {
+        let versions = publisher.units_of_app(app);
+        self.lock().retain(|version, _| versions.iter().all(|(other, _)| other != version));
     }
 
     /// What clients got from `version` of late: of the last ten minutes, or since it was first served.
@@ -229,12 +235,16 @@ mod tests {
 
     #[test]
     fn a_version_is_compared_with_what_it_did_of_late() {
-        let publisher = Publisher::new(Arc::new(Routing::new(1)));
+        let publisher = Publisher::new(Arc::new(Routing::new(1)), [0; 32]);
         let version = DeploymentId::generate();
         let owner = Owner {
             app: "web".parse().unwrap(),
             environment: EnvironmentName::production(),
             deployment: version,
+            sequence: 1,
+            has_pages: false,
+            preview_auth: None,
+            pages_for: None,
         };
         publisher.set_instances(&owner, &[]);
         let stats = publisher.live_stats(version).unwrap();

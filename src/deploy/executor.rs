@@ -149,7 +149,8 @@ impl Engine {
                 self.end(operation.id, OperationState::Succeeded, None, None).await;
                 Ok(())
             }
-            (Some(cutover), _) => self.resume_cutover(&operation, cutover).await,
+            // Boxed because it is rare, and large.
+            (Some(cutover), _) => Box::pin(self.resume_cutover(&operation, cutover)).await,
             (None, OperationState::Running) => self.go_on_or_undo(&operation, cancel).await,
             (None, _) => self.begin(&operation, cancel).await,
         };

@@ -3,6 +3,8 @@
 //! ```text
 //! hold requests ─▶ close the old gates, drain ─▶ stop ─▶ (release command) start, check ─▶ swap ─▶ release requests
 //!        └──────────── failed, cancelled, or past the deadline: remove the new, start the old ─▶ release requests
+//!
+//! the new one does not hold: hold requests ─▶ the same with the two exchanged, and the swap is the one back
 //! ```
 //!
 //! # What holds
@@ -11,7 +13,8 @@
 //!    something, whatever a crash left and whoever is wrong about it, comes by there.
 //! 2. The old version's instances get their signal behind closed gates, as ever; the time for their drain is part of the
 //!    time for which requests are held.
-//! 3. Requests are released when a version serves, the new one or the old one again, and what serves was published first.
+//! 3. Requests are released when a version serves, the new one or the old one again, and what serves was published first;
+//!    or when neither can, and then nothing is.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::MutexGuard;
 use tracing::{info, warn};
 
-use super::cutover::reopen;
+use super::cutover::{Cutover, reopen};
 use super::drain::{Deadlines, drain};
 use super::engine::{Claim, Engine, Stop};
 use super::instances::{Afterwards, pinned};
@@ -81,14 +84,8 @@ impl Engine {
         let claim = self.in_hand.claimed(from.id, &self.clock).await;
         let began = self.clock.now();
         let limit = to.settings.deploy.hold_timeout.0;
-        let rules = HoldRules {
-            // Who waits when the deadline has passed waits for the old version's start.
-            limit: limit + from.settings.deploy.health_timeout.0,
-            cap: to.settings.deploy.hold_queue as usize,
-            timed_out: TOO_LONG,
-            full: FULL,
-            page: None,
-        };
+        // Who waits when the deadline has passed waits for the old version's start.
+        let rules = rules(&to.settings.deploy, limit + from.settings.deploy.health_timeout.0);
         let deadline = began + limit;
         *handing = Some(HandingOver { from: from.clone(), deadline, _claim: claim });
         let stopping = self.step(operation.id, steps::HOLD, async {
@@ -102,6 +99,55 @@ impl Engine {
             biased;
             stopped = stopping => stopped,
             () = self.clock.sleep_until(deadline) => Err(too_late(to)),
+        }
+    }
+
+    /// What went live did not hold, and what was live before was stopped for it: the way there, once more and back. What the
+    /// requests find that waited is published before they go on: the version before, or nothing.
+    pub(super) async fn hand_back(
+        self: &Arc<Self>,
+        operation: &Operation,
+        (from, to): (&Deployment, &Deployment),
+        cutover: &Cutover,
+    ) -> Result<HeldReceipt, Stop> {
+        // Which of them the operation has in hand already depends on its kind.
+        let _in_hand = [self.in_hand.claim(from.id), self.in_hand.claim(to.id)];
+        let limit = from.settings.deploy.hold_timeout.0;
+        let rules = rules(&from.settings.deploy, limit + to.settings.deploy.health_timeout.0);
+        let handover = Handover { hold: Arc::new(Hold::new(rules, None)), began: self.clock.now() };
+        self.publisher.begin_handover(from, handover);
+        let handed = async {
+            fault::at("hand-back.published")?;
+            self.stop_all_but(to, from, limit).await?;
+            fault::at("hand-back.stopped")?;
+            self.start_stopped(to).await?;
+            self.swap_back(operation, to, cutover).await
+        };
+        let handed = handed.await;
+        if handed.is_err() {
+            self.leave_to(from, to).await;
+        }
+        let held = self.release_held(from);
+        handed.map(|_| held.unwrap_or(HeldReceipt { requests: 0, ms: 0 }))
+    }
+
+    /// Neither serves. The restart rule tries the one that is live, and the other one is not in its way.
+    async fn leave_to(&self, live: &Deployment, other: &Deployment) {
+        let stopped = async {
+            if self.environment_of(live).await?.live == Some(other.id) {
+                // It got as far as the swap: what was committed stands.
+                return Ok(());
+            }
+            let targets = self.publisher.live_targets(other.id);
+            targets.iter().for_each(|target| target.gate.close());
+            for row in self.replicas_of(other.id).await? {
+                self.stop_instance(other, row, &targets, Afterwards::Keep).await?;
+            }
+            self.publisher.forget(other.id);
+            Ok::<(), Stop>(())
+        };
+        if let Err(stop) = stopped.await {
+            warn!(deployment = %other.id, ?stop, "not stopped yet; its rest is due");
         }
     }
 
@@ -154,30 +200,32 @@ impl Engine {
 
     /// The new version did not come to serve: the old one does again. What was started of the new one is gone by now.
     pub(super) async fn give_back(&self, from: &Deployment) {
-        let given = async {
-            // One that had its signal is not running for long.
-            for row in self.replicas_of(from.id).await? {
-                if row.stop_signalled_at.is_some() {
-                    self.stop_instance(from, row, &[], Afterwards::Keep).await?;
-                }
-            }
-            let woken = self.wake_instances(from).await?;
-            self.wait_all_ready(from, &pinned(from)?, &woken).await?;
-            let instances = self.now(woken).await;
-            self.commit_warm(from, &instances, None).await?;
-            self.set_targets(from, &instances);
-            let mut targets = self.publisher.live_targets(from.id);
-            targets.extend(self.publisher.own_targets(from.id));
-            targets.iter().for_each(|target| reopen(target));
-            Ok::<(), Stop>(())
-        };
-        match given.await {
+        match self.start_stopped(from).await {
             Ok(()) => info!(deployment = %from.id, "serves again"),
             Err(stop) => {
                 warn!(deployment = %from.id, ?stop, "does not serve again yet; the restart rule goes on")
             }
         }
         self.release_held(from);
+    }
+
+    /// Starts what was stopped for another version, and makes it known to the data plane once it is ready.
+    async fn start_stopped(&self, deployment: &Deployment) -> Result<(), Stop> {
+        // One that had its signal is not running for long.
+        for row in self.replicas_of(deployment.id).await? {
+            if row.stop_signalled_at.is_some() {
+                self.stop_instance(deployment, row, &[], Afterwards::Keep).await?;
+            }
+        }
+        let woken = self.wake_instances(deployment).await?;
+        self.wait_all_ready(deployment, &pinned(deployment)?, &woken).await?;
+        let instances = self.now(woken).await;
+        self.commit_warm(deployment, &instances, None).await?;
+        self.set_targets(deployment, &instances);
+        let mut targets = self.publisher.live_targets(deployment.id);
+        targets.extend(self.publisher.own_targets(deployment.id));
+        targets.iter().for_each(|target| reopen(target));
+        Ok(())
     }
 
     /// That no instance of another version runs beside what is about to be started; to be kept until it is.
@@ -243,6 +291,11 @@ impl Engine {
             }
         }
     }
+}
+
+fn rules(settings: &DeploySettings, limit: Duration) -> HoldRules {
+    let cap = settings.hold_queue as usize;
+    HoldRules { limit, cap, timed_out: TOO_LONG, full: FULL, page: None }
 }
 
 pub(super) fn too_late(to: &Deployment) -> Stop {

@@ -71,6 +71,14 @@ impl Engine {
         Ok(place.map(|place| format!("http://{place}")))
     }
 
+    /// Where its environment is reached, whatever is live there.
+    pub(super) async fn environment_url(&self, live: &Deployment) -> Result<Option<String>, Stop> {
+        let Some(app) = self.store.app(&live.app).await? else { return Ok(None) };
+        let names = names::live(&app.workspace, live);
+        let host = self.host_of(names, Sticky::Environment, live).await?;
+        Ok(host.map(|host| format!("http://{host}")))
+    }
+
     /// What a label is put before, and so the best of the app's hosts.
     async fn base_of_labels(&self, app: &App, deployment: &Deployment) -> Result<Option<String>, Stop> {
         if let Some(exact) = first_exact(app) {

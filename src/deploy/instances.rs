@@ -14,7 +14,7 @@ use super::publisher::Owner;
 use crate::error::chain;
 use crate::fault;
 use crate::gate::Awaited;
-use crate::ids::InstanceId;
+use crate::ids::{EnvironmentName, InstanceId};
 use crate::routing::Target;
 use crate::routing::backend::Order;
 use crate::runtime::{HealthCheck, Instance, InstanceSpec, Pinned, RuntimeError, Volume};
@@ -131,6 +131,7 @@ impl Engine {
         if is_asleep && self.publisher.held_by(deployment.id).is_none() {
             self.hold_asleep(&now);
         }
+        self.publisher.release_pages(deployment.id);
         let mut targets = self.publisher.live_targets(deployment.id);
         targets.extend(self.publisher.own_targets(deployment.id));
         for target in &targets {
@@ -241,9 +242,10 @@ impl Engine {
         if let Some(url) = self.url(deployment).await? {
             env.entry("LOCKGATE_URL".to_owned()).or_insert(url);
         }
+        env.entry("LOCKGATE_DEPLOYMENT".to_owned()).or_insert_with(|| deployment.id.to_string());
         Ok(InstanceSpec {
             id,
-            app: deployment.app.clone(),
+            app: self.store.first_name(&deployment.app).await?,
             environment: deployment.environment.clone(),
             deployment: deployment.id,
             operation: deployment.operation,
@@ -302,10 +304,17 @@ pub(super) fn pinned(deployment: &Deployment) -> Result<Pinned, Stop> {
 }
 
 pub(super) fn owner(deployment: &Deployment) -> Owner {
+    let is_in_preview = deployment.label.is_none() && deployment.environment != EnvironmentName::production();
     Owner {
         app: deployment.app.clone(),
         environment: deployment.environment.clone(),
         deployment: deployment.id,
+        sequence: deployment.sequence,
+        has_pages: deployment.live_at.is_some()
+            && deployment.label.is_none()
+            && deployment.status == DeploymentStatus::Ready,
+        preview_auth: deployment.settings.preview_auth.clone().filter(|_| is_in_preview),
+        pages_for: deployment.settings.skew_protection.map(|skew| skew.max_age),
     }
 }
 

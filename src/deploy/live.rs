@@ -346,6 +346,12 @@ impl Engine {
         let asked = Asked::of(&self.publisher, cutover.from.into_iter().chain([cutover.to]));
         let asked = asked.beside(receipt.requests_during);
         let swapped = Swapped { closed, cutover, asked, receipt, emptied: None };
+        let taken = self.store.steps(&operation.id).await?;
+        if taken.iter().any(|step| step.name == steps::TAKE_BACK.name) {
+            let failure =
+                Failure::new("rolled_back", "the version did not hold, and lockgate restarted meanwhile");
+            return Box::pin(self.take_back(operation, &deployment, swapped, failure)).await;
+        }
         self.finish(operation, &deployment, swapped).await
     }
 }

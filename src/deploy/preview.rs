@@ -8,13 +8,13 @@ use tracing::{info, warn};
 use super::engine::{Engine, Stop};
 use super::instances::Afterwards;
 use super::submit::status_text;
-use super::{Denied, LinkRequest, Orchestrator};
+use super::{Denied, Gate, LinkRequest, Orchestrator};
 use crate::clock::{Clock, Timestamp};
 use crate::error::chain;
 use crate::fault;
-use crate::ids::{AppName, DeploymentId, EphemeralLabel};
-use crate::routing::preview_auth::PreviewAuth;
-use crate::settings::{Delay, PreviewAuthMode};
+use crate::ids::{AppName, DeploymentId, EnvironmentName, EphemeralLabel};
+use crate::routing::preview_auth::{LinkKey, PreviewAuth};
+use crate::settings::{Delay, PreviewAuthMode, PreviewAuthSettings};
 use crate::store::{Deployment, DeploymentStatus, DesiredState, EventKind, Operation, OperationState, Store};
 
 impl Orchestrator {
@@ -64,23 +64,68 @@ impl Orchestrator {
         label: &EphemeralLabel,
         request: LinkRequest,
     ) -> Result<(String, Timestamp), Denied> {
-        if request.good_for.0.is_zero() {
-            return Err(Denied::Invalid {
-                field: "for".to_owned(),
-                detail: "the time is not positive".to_owned(),
-                remedy: Some("write for example 24h".to_owned()),
-            });
-        }
+        refuse_no_time(request)?;
         let deployment = self.engine.labelled(app, label).await?;
         let auth = auth_of(self.engine.store.as_ref(), &deployment);
         let Some(PreviewAuth::Link(key)) = auth.as_deref() else {
             return Err(Denied::LinksOff { app: app.clone(), label: label.clone() });
         };
-        let until = self.engine.clock.wall() + request.good_for.0;
-        let url = self.url(deployment.id).await?.unwrap_or_else(|| "http://localhost".to_owned());
-        let slash = if url.matches('/').count() > 2 { "" } else { "/" };
-        Ok((format!("{url}{slash}?lockgate_link={}", key.sign(until.as_second())), until))
+        let url = self.url(deployment.id).await?;
+        Ok(self.signed(key, url, request))
     }
+
+    /// A link that opens an environment for previews, whatever is live there, until then.
+    ///
+    /// # Errors
+    /// If there is no such environment, nothing is live there, it is not opened by links, the time is zero, or the store
+    /// is away.
+    pub async fn environment_link(
+        &self,
+        app: &AppName,
+        environment: &EnvironmentName,
+        request: LinkRequest,
+    ) -> Result<(String, Timestamp), Denied> {
+        refuse_no_time(request)?;
+        let engine = &self.engine;
+        if engine.store.app(app).await?.is_none() {
+            return Err(Denied::AppNotFound { app: app.clone() });
+        }
+        let live = engine.environment_at(&(app.clone(), environment.clone())).await?.live;
+        let live = live.ok_or(Denied::Gate(Gate::NoLiveDeployment))?;
+        let live = engine.store.deployment(&live).await?;
+        let live = live.ok_or(Denied::Gate(Gate::NoLiveDeployment))?;
+        let settings = super::instances::owner(&live).preview_auth;
+        let place = place_of(environment);
+        let auth = settings.and_then(|settings| auth(&settings, &engine.store.link_key(), app, &place));
+        let Some(PreviewAuth::Link(key)) = auth.as_deref() else {
+            let (app, environment) = (app.clone(), environment.clone());
+            return Err(Denied::EnvironmentLinksOff { app, environment });
+        };
+        let url = match engine.environment_url(&live).await {
+            Ok(url) => url,
+            Err(Stop::Store(source)) => return Err(Denied::Store { source }),
+            Err(_) => None,
+        };
+        Ok(self.signed(key, url, request))
+    }
+
+    fn signed(&self, key: &LinkKey, url: Option<String>, request: LinkRequest) -> (String, Timestamp) {
+        let until = self.engine.clock.wall() + request.good_for.0;
+        let url = url.unwrap_or_else(|| "http://localhost".to_owned());
+        let slash = if url.matches('/').count() > 2 { "" } else { "/" };
+        (format!("{url}{slash}?lockgate_link={}", key.sign(until.as_second())), until)
+    }
+}
+
+fn refuse_no_time(request: LinkRequest) -> Result<(), Denied> {
+    if request.good_for.0.is_zero() {
+        return Err(Denied::Invalid {
+            field: "for".to_owned(),
+            detail: "the time is not positive".to_owned(),
+            remedy: Some("write for example 24h".to_owned()),
+        });
+    }
+    Ok(())
 }
 
 impl Engine {
@@ -234,15 +279,28 @@ impl Engine {
 
 /// What a request must have to reach an ephemeral deployment.
 pub(super) fn auth_of(store: &dyn Store, deployment: &Deployment) -> Option<Arc<PreviewAuth>> {
-    let (label, auth) = (deployment.label.as_ref()?, deployment.settings.preview_auth.as_ref()?);
-    match auth.mode {
+    let (label, settings) = (deployment.label.as_ref()?, deployment.settings.preview_auth.as_ref()?);
+    auth(settings, &store.link_key(), &deployment.app, label.as_str())
+}
+
+/// What a request must have to reach a place of the app: its links are good for that one alone.
+pub(super) fn auth(
+    settings: &PreviewAuthSettings,
+    link_key: &[u8; 32],
+    app: &AppName,
+    place: &str,
+) -> Option<Arc<PreviewAuth>> {
+    match settings.mode {
         PreviewAuthMode::Off => None,
-        PreviewAuthMode::Basic => Some(PreviewAuth::basic(&auth.user, auth.password.expose())),
-        PreviewAuthMode::Link => {
-            Some(PreviewAuth::link(&store.link_key(), deployment.app.as_str(), label.as_str()))
-        }
+        PreviewAuthMode::Basic => Some(PreviewAuth::basic(&settings.user, settings.password.expose())),
+        PreviewAuthMode::Link => Some(PreviewAuth::link(link_key, app.as_str(), place)),
     }
     .map(Arc::new)
+}
+
+/// An environment as such a place: no label is written so.
+pub(super) fn place_of(environment: &EnvironmentName) -> String {
+    format!("/{environment}")
 }
 
 /// When `at` is on the monotonic clock.

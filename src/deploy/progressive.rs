@@ -13,7 +13,8 @@
 //!    its time; a crash before the first share is one before the cutover, and the operation is undone.
 //! 4. When an operation ends, its split has ended before.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -27,10 +28,10 @@ use super::evidence::Figures;
 use super::executor::request_of;
 use super::live::json;
 use super::watching::refuse_worse;
-use super::{Denied, steps};
+use super::{Denied, Orchestrator, steps};
 use crate::error::chain;
 use crate::fault;
-use crate::ids::DeploymentId;
+use crate::ids::{DeploymentId, OperationId};
 use crate::settings::{Delay, Percent};
 use crate::store::{Deployment, EventKind, Operation, OperationKind, Split};
 
@@ -44,6 +45,17 @@ pub(super) struct Steps {
     /// Rising, the last one 100%; none is one step for all.
     steps: Vec<Percent>,
     step_for: Option<Delay>,
+}
+
+/// Operations between two steps, each with whether somebody asked it to take the last one now. That is not journaled:
+/// after a restart it has to be asked again.
+#[derive(Debug, Default)]
+pub(super) struct Hurries(Mutex<HashMap<OperationId, CancellationToken>>);
+
+struct Hurry<'a> {
+    all: &'a Hurries,
+    operation: OperationId,
+    asked: CancellationToken,
 }
 
 impl Steps {
@@ -68,6 +80,43 @@ impl Steps {
 
     fn lasting(&self) -> Duration {
         self.step_for.unwrap_or(STEP_FOR).0
+    }
+}
+
+impl Orchestrator {
+    /// Has an operation that goes in steps take the last one now.
+    ///
+    /// # Errors
+    /// If there is no such operation, it is not between two steps, or the store is away.
+    pub async fn finish(&self, operation: OperationId) -> Result<(), Denied> {
+        if self.engine.store.operation(&operation).await?.is_none() {
+            return Err(Denied::OperationNotFound { operation });
+        }
+        if self.engine.hurries.ask(operation) { Ok(()) } else { Err(Denied::NotInSteps { operation }) }
+    }
+}
+
+impl Hurries {
+    /// The operation can be asked to hurry until this is dropped.
+    fn begin(&self, operation: OperationId) -> Hurry<'_> {
+        let asked = CancellationToken::new();
+        self.lock().insert(operation, asked.clone());
+        Hurry { all: self, operation, asked }
+    }
+
+    /// Whether there is such an operation.
+    fn ask(&self, operation: OperationId) -> bool {
+        self.lock().get(&operation).map(CancellationToken::cancel).is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<OperationId, CancellationToken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.operation);
     }
 }
 
@@ -131,6 +180,7 @@ impl Engine {
         let asked = Asked::of(&self.publisher, [deployment.id]);
         let rule = &deployment.settings.deploy.rollback_on;
         let at_least = begun.as_ref().map_or(0, |split| split.share);
+        let hurry = self.hurries.begin(operation.id);
         for share in plan.shares().filter(|share| *share >= at_least) {
             let since = match &begun {
                 Some(split) if split.share == share => split.since,
@@ -139,7 +189,15 @@ impl Engine {
             let passed = Duration::try_from(self.clock.wall().duration_since(since)).unwrap_or_default();
             let until = self.clock.now() + plan.lasting().saturating_sub(passed);
             let worse = || refuse_worse(baseline.as_ref(), &asked.tally(deployment.id), rule);
-            self.watch_until(deployment, until, true, worse).await?;
+            tokio::select! {
+                biased;
+                () = hurry.asked.cancelled() => {
+                    worse()?;
+                    self.tell(operation.id, EventKind::Progress, "the last step was asked for").await;
+                    break;
+                }
+                held = self.watch_until(deployment, until, true, &worse) => held?,
+            }
         }
         Ok(((), format!("held: {}", Figures::of(&asked.tally(deployment.id)))))
     }

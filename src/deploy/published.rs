@@ -39,7 +39,8 @@ impl Published {
         routing: Arc<Routing>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let published = Self { store, publisher: Publisher::new(routing), clock };
+        let publisher = Publisher::new(routing, store.link_key());
+        let published = Self { store, publisher, clock };
         published.adopt().await?;
         Ok(published)
     }

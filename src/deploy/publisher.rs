@@ -19,15 +19,18 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::handover::Handover;
+use super::preview;
 use crate::clock::Timestamp;
 use crate::gate::InFlight;
 use crate::ids::{AppName, DeploymentId, EnvironmentName, InstanceId};
 use crate::routing::label::{Labelled, Labels};
 use crate::routing::path::PathPrefix;
 use crate::routing::preview_auth::PreviewAuth;
+use crate::routing::skew::Skew;
 use crate::routing::split::Split;
 use crate::routing::table::PathRoute;
 use crate::routing::{Backend, Hold, HostPattern, Routing, Target};
+use crate::settings::{Delay, PreviewAuthSettings};
 use crate::store::{self, Access, Deployment, HostRow, RouteRow, Sticky};
 use crate::telemetry::{BackendStats, DeploymentLabels, Tally};
 
@@ -65,6 +68,14 @@ pub(super) struct Owner {
     pub(super) app: AppName,
     pub(super) environment: EnvironmentName,
     pub(super) deployment: DeploymentId,
+    /// Orders the deployments of the environment.
+    pub(super) sequence: u64,
+    /// It was live before: there are pages of it.
+    pub(super) has_pages: bool,
+    /// Who may see it in an environment for previews; `None` in production, and of a label.
+    pub(super) preview_auth: Option<PreviewAuthSettings>,
+    /// For how long its pages stay with it, and while it is live those of the versions before with theirs.
+    pub(super) pages_for: Option<Delay>,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +92,8 @@ struct State {
     splits: HashMap<(AppName, EnvironmentName), store::Split>,
     /// Of the data plane, for the counters of backends.
     workers: usize,
+    /// What links to previews are signed under.
+    link_key: [u8; 32],
 }
 
 /// A deployment with targets, or one that is held; both of its backends are held by the same.
@@ -89,6 +102,10 @@ struct Unit {
     owner: Owner,
     live: Arc<Backend>,
     own: Arc<Backend>,
+    /// What a request must have to come here by the names of an environment for previews.
+    auth: Option<Arc<PreviewAuth>>,
+    /// Requests of its pages may come here once another version is live.
+    keeps_pages: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +117,12 @@ struct Label {
     auth: Option<Arc<PreviewAuth>>,
 }
 
+impl Owner {
+    fn is_beside(&self, other: &Self) -> bool {
+        (&self.app, &self.environment) == (&other.app, &other.environment)
+    }
+}
+
 impl Unit {
     fn hold(&self) -> Option<&Arc<Hold>> {
         self.live.hold.as_ref()
@@ -107,8 +130,8 @@ impl Unit {
 }
 
 impl Publisher {
-    pub(super) fn new(routing: Arc<Routing>) -> Self {
-        let state = State { workers: routing.workers(), ..State::default() };
+    pub(super) fn new(routing: Arc<Routing>, link_key: [u8; 32]) -> Self {
+        let state = State { workers: routing.workers(), link_key, ..State::default() };
         Self { routing, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()), bell: Arc::default() }
     }
 
@@ -144,6 +167,9 @@ impl Publisher {
         let rows: Vec<_> = rows.iter().cloned().filter_map(keyed).collect();
         let mut hosts: BTreeSet<_> = rows.iter().map(|((host, _), _)| host.clone()).collect();
         state.rows.extend(rows);
+        if let Some(unit) = state.units.get_mut(&to) {
+            unit.keeps_pages = true;
+        }
         let place = state.units.get(&to).map(|unit| (unit.owner.app.clone(), unit.owner.environment.clone()));
         if let Some(place) = place.filter(|place| state.splits.contains_key(place)) {
             state.splits.remove(&place);
@@ -222,7 +248,12 @@ impl Publisher {
 
     /// Serves a deployment by these instances. If it was held, its requests are released to them.
     pub(super) fn serve(&self, owner: &Owner, instances: &[(InstanceId, SocketAddr)]) {
-        let held = self.put_unit(&mut self.lock(), owner, Some(instances), None);
+        let mut state = self.lock();
+        if let Some(unit) = state.units.get_mut(&owner.deployment) {
+            unit.keeps_pages |= owner.has_pages;
+        }
+        let held = self.put_unit(&mut state, owner, Some(instances), None);
+        drop(state);
         if let Some(hold) = held {
             hold.release();
         }
@@ -268,12 +299,30 @@ impl Publisher {
         };
         let (live, own) = (made(known.map(|unit| &unit.live)), made(known.map(|unit| &unit.own)));
         let held = known.and_then(Unit::hold).cloned();
-        state.units.insert(owner.deployment, Unit { owner: owner.clone(), live, own });
+        let keeps_pages = known.map_or(owner.has_pages, |unit| unit.keeps_pages);
+        // Whoever read the deployment before its app was renamed does not know of it.
+        let app = known.map_or_else(|| owner.app.clone(), |unit| unit.owner.app.clone());
+        let owner = &Owner { app, ..owner.clone() };
+        let auth = auth_of(owner, &state.link_key);
+        let unit = Unit { owner: owner.clone(), live, own, auth, keeps_pages };
+        state.units.insert(owner.deployment, unit);
         let hosts = state.hosts_of_deployment(owner);
         if !hosts.is_empty() {
             self.publish(state, &hosts);
         }
         held
+    }
+
+    /// From now on the requests of the deployment's pages go where everybody's go.
+    pub(super) fn release_pages(&self, deployment: DeploymentId) {
+        let mut state = self.lock();
+        let Some(unit) = state.units.get_mut(&deployment).filter(|unit| unit.keeps_pages) else { return };
+        unit.keeps_pages = false;
+        let owner = unit.owner.clone();
+        let hosts = state.hosts_of_deployment(&owner);
+        if !hosts.is_empty() {
+            self.publish(&state, &hosts);
+        }
     }
 
     /// Forgets a deployment that has no targets any more. Its host names stay known, without a backend.
@@ -412,6 +461,33 @@ impl Publisher {
         pauses.collect()
     }
 
+    /// Has all that is the app's under its other name, at one instant; `rows` are all routes there are. What its targets
+    /// serve goes on; what is counted begins anew, under that name.
+    pub(super) fn rename(&self, _turn: &Turn<'_>, from: &AppName, to: &AppName, rows: Vec<RouteRow>) {
+        let mut state = self.lock();
+        let mut hosts = state.hosts_of_app(from);
+        state.rows = rows.into_iter().filter_map(keyed).collect();
+        let (workers, link_key) = (state.workers, state.link_key);
+        for unit in state.units.values_mut().filter(|unit| unit.owner.app == *from) {
+            unit.owner.app = to.clone();
+            let stats = || Arc::new(BackendStats::for_deployment(labels_of(&unit.owner), workers));
+            let anew = |backend: &Backend| {
+                let targets = backend.targets.clone();
+                Arc::new(Backend { targets, stats: stats(), hold: backend.hold.clone() })
+            };
+            (unit.live, unit.own) = (anew(&unit.live), anew(&unit.own));
+            unit.auth = auth_of(&unit.owner, &link_key);
+        }
+        if let Some(labels) = state.labels.remove(from) {
+            state.labels.insert(to.clone(), labels);
+        }
+        if let Some(access) = state.accesses.remove(from) {
+            state.accesses.insert(to.clone(), access);
+        }
+        hosts.extend(state.hosts_of_app(to));
+        self.publish(&state, &hosts);
+    }
+
     /// The deployments of the app that have targets, and whether live routes lead there.
     pub(super) fn units_of_app(&self, app: &AppName) -> Vec<(DeploymentId, bool)> {
         let state = self.lock();
@@ -532,13 +608,43 @@ impl State {
 
     /// The other version of a route that a swap moves, for its share of the visitors. While the app is not open nobody
     /// gets either.
-    fn split_of(&self, row: &RouteRow) -> Option<Arc<Split>> {
+    fn split_of(&self, row: &RouteRow) -> Option<&store::Split> {
         if self.splits.is_empty() || !is_moved(row.sticky) || self.accesses.contains_key(&row.app) {
             return None;
         }
-        let split = self.splits.get(&(row.app.clone(), row.environment.clone()))?;
-        let unit = self.units.get(&split.to).filter(|_| row.deployment != Some(split.to))?;
+        let split = self.splits.get(&(row.app.clone(), row.environment.clone()));
+        split.filter(|split| row.deployment != Some(split.to))
+    }
+
+    fn shared(&self, split: &store::Split) -> Option<Arc<Split>> {
+        let unit = self.units.get(&split.to)?;
         Some(Arc::new(Split::new(&split.operation.to_string(), Arc::clone(&unit.live), split.share)))
+    }
+
+    /// The versions of a route that a swap moves with which pages may stay, if they do: earlier ones that were live and
+    /// run, and one that has a share. Who went back from a version has decided against it, so that none is later than the
+    /// live one. While the app is not open, or one version is stopped for another, nobody stays.
+    fn skew_of(&self, row: &RouteRow, split: Option<&store::Split>) -> Option<Arc<Skew>> {
+        let live = self.units.get(&row.deployment.filter(|_| is_moved(row.sticky))?)?;
+        let pages_for = live.owner.pages_for?;
+        let place = (row.app.clone(), row.environment.clone());
+        if self.accesses.contains_key(&row.app) || self.handovers.contains_key(&place) {
+            return None;
+        }
+        let keeps_pages = |unit: &&Unit| {
+            unit.keeps_pages
+                && unit.owner.sequence < live.owner.sequence
+                && unit.owner.is_beside(&live.owner)
+                && unit.hold().is_none()
+                && !unit.own.targets.is_empty()
+        };
+        let earlier = self.units.values().filter(keeps_pages);
+        let warm = earlier.map(|unit| (unit.owner.deployment, Arc::clone(&unit.own)));
+        let share = split.and_then(|split| self.units.get(&split.to));
+        let share = share.map(|unit| (unit.owner.deployment, Arc::clone(&unit.live)));
+        // A share that is an earlier version's is found first.
+        let warm = share.into_iter().chain(warm).collect();
+        Some(Arc::new(Skew::new(live.owner.deployment, warm, pages_for.0.as_secs())))
     }
 
     /// Hosts whose routes change with the deployment's targets: its own, and all of the app if it has a label.
@@ -552,9 +658,13 @@ impl State {
         }
         let place = (owner.app.clone(), owner.environment.clone());
         let has_share = self.splits.get(&place).is_some_and(|split| split.to == owner.deployment);
+        let has_pages = |row: &RouteRow| {
+            let live = row.deployment.and_then(|live| self.units.get(&live));
+            live.is_some_and(|live| live.owner.pages_for.is_some())
+        };
         let leads_there = |row: &RouteRow| {
-            row.deployment == Some(owner.deployment)
-                || has_share && row.app == place.0 && row.environment == place.1 && is_moved(row.sticky)
+            let is_beside = || row.app == place.0 && row.environment == place.1 && is_moved(row.sticky);
+            row.deployment == Some(owner.deployment) || is_beside() && (has_share || has_pages(row))
         };
         self.rows.iter().filter(|(_, row)| leads_there(row)).map(|((host, _), _)| host.clone()).collect()
     }
@@ -565,9 +675,17 @@ impl State {
             |((_, prefix), row)| {
                 let backend = self.handed_over(row, self.backend_of(row));
                 let backend = self.held(&row.app, backend);
+                let split = self.split_of(row);
                 let route = PathRoute::new(prefix.clone(), backend)
                     .with_labels(self.labels_of(&row.app))
-                    .with_split(self.split_of(row));
+                    .with_split(split.and_then(|split| self.shared(split)))
+                    .with_skew(self.skew_of(row, split));
+                let route = if row.environment == EnvironmentName::production() {
+                    route
+                } else {
+                    let unit = row.deployment.and_then(|deployment| self.units.get(&deployment));
+                    route.into_preview(unit.and_then(|unit| unit.auth.clone()))
+                };
                 if row.host.strip { route.stripping() } else { route }
             },
         );
@@ -682,6 +800,12 @@ fn keyed(row: RouteRow) -> Option<((HostPattern, PathPrefix), RouteRow)> {
     }
 }
 
+/// What a request must have to reach it by the names of an environment for previews.
+fn auth_of(owner: &Owner, link_key: &[u8; 32]) -> Option<Arc<PreviewAuth>> {
+    let settings = owner.preview_auth.as_ref()?;
+    preview::auth(settings, link_key, &owner.app, &preview::place_of(&owner.environment))
+}
+
 fn labels_of(owner: &Owner) -> DeploymentLabels {
     DeploymentLabels {
         app: owner.app.to_string(),
@@ -697,14 +821,22 @@ mod tests {
 
     #[test]
     fn of_labels_that_ended_only_the_last_are_remembered() {
-        let publisher = Publisher::new(Arc::new(Routing::new(1)));
+        let publisher = Publisher::new(Arc::new(Routing::new(1)), [0; 32]);
         let app: AppName = "web".parse().unwrap();
         let now = SystemClock.now();
         let extra = 5;
         let label = |n: usize| format!("p{n}");
         for n in 0..ENDED_LABELS_MAX + extra {
             let deployment = DeploymentId::generate();
-            let owner = Owner { app: app.clone(), environment: EnvironmentName::production(), deployment };
+            let owner = Owner {
+                app: app.clone(),
+                environment: EnvironmentName::production(),
+                deployment,
+                sequence: n as u64,
+                has_pages: false,
+                preview_auth: None,
+                pages_for: None,
+            };
             publisher.set_instances(&owner, &[]);
             publisher.set_label(
                 &app,

@@ -8,14 +8,14 @@ use super::engine::{Engine, STORE_AGAIN, Stop};
 use super::instances::Afterwards;
 use super::{Denied, Orchestrator, Volumes};
 use crate::ids::AppName;
-use crate::store::{Deployment, Of, Page};
+use crate::store::{Deployment, Of, Page, StoreError};
 
 /// Deployments that are read at once.
 const PAGE: u32 = 200;
 
 impl Orchestrator {
     /// Takes the app out of service: from now on nothing leads to it. Its instances drain, stop and are removed behind
-    /// this call, and then its records; a restart in between leaves an app without host names, to be removed again.
+    /// this call, and then its records; a restart in between goes on with it.
     ///
     /// # Errors
     /// If there is no such app, something of it is in progress, or the store is away.
@@ -27,11 +27,11 @@ impl Orchestrator {
         }
         self.refuse_in_progress(name).await?;
         let turn = engine.publisher.turn().await;
-        engine.store.retire_app(name).await?;
+        engine.store.retire_app(name, volumes == Volumes::Remove).await?;
         engine.publisher.replace(&turn, engine.store.routes().await?);
         drop(turn);
         info!(app = %name, "app taken out of service");
-        engine.tasks.spawn(Arc::clone(engine).finish_removal(name.clone(), volumes));
+        engine.tasks.spawn(Arc::clone(engine).finish_removal(name.clone()));
         Ok(())
     }
 
@@ -48,9 +48,17 @@ impl Orchestrator {
 }
 
 impl Engine {
-    async fn finish_removal(self: Arc<Self>, app: AppName, volumes: Volumes) {
+    /// Goes on with what a restart interrupted.
+    pub(super) async fn finish_removals(self: &Arc<Self>) -> Result<(), StoreError> {
+        for (app, _) in self.store.removals().await? {
+            self.tasks.spawn(Arc::clone(self).finish_removal(app));
+        }
+        Ok(())
+    }
+
+    async fn finish_removal(self: Arc<Self>, app: AppName) {
         while !self.stopping.is_cancelled() {
-            match self.try_to_finish_removal(&app, volumes).await {
+            match self.try_to_finish_removal(&app).await {
                 Ok(true) => return info!(%app, "app removed"),
                 Ok(false) => {}
                 Err(stop) => warn!(%app, ?stop, "app not removed yet; tried again"),
@@ -60,13 +68,18 @@ impl Engine {
     }
 
     /// Whether nothing is left of it, or it was taken into service again.
-    async fn try_to_finish_removal(&self, app: &AppName, volumes: Volumes) -> Result<bool, Stop> {
-        if self.store.app(app).await?.is_none_or(|app| !app.hosts.is_empty()) {
+    async fn try_to_finish_removal(&self, app: &AppName) -> Result<bool, Stop> {
+        let removals = self.store.removals().await?;
+        let Some((_, with_volumes)) = removals.into_iter().find(|(one, _)| one == app) else {
             return Ok(true);
-        }
+        };
         let of = Of { app: Some(app.clone()), environment: None };
         self.stop_all(&self.all_deployments(&of).await?).await?;
-        if volumes == Volumes::Remove {
+        if with_volumes {
+            // One that somebody else stops has them until it is gone.
+            if self.store.instances(None).await?.iter().any(|row| row.app == *app) {
+                return Ok(false);
+            }
             self.remove_app_volumes(app).await?;
         }
         Ok(self.store.forget_app(app).await?)

@@ -54,7 +54,8 @@ impl Orchestrator {
         };
         let mut settings =
             merge(version.as_ref().map_or(&app.settings, |version| &version.settings), &request);
-        if request.label.is_some() && settings.preview_auth.is_none() {
+        let is_preview = request.label.is_some() || key.1 != EnvironmentName::production();
+        if is_preview && settings.preview_auth.is_none() {
             settings.preview_auth.clone_from(&self.engine.options.preview_auth);
         }
         self.check_deploy(&request, &settings)?;
@@ -566,6 +567,7 @@ impl Engine {
             // Without a line: what was accepted before the restart is not superseded by what was accepted with it.
             self.enqueue(&key, Job::Run { operation: operation.id, line: None });
         }
+        self.finish_removals().await?;
         self.keep_pauses();
         self.tasks.spawn(Arc::clone(self).keep_time());
         self.tasks.spawn(Arc::clone(self).keep_history());

@@ -1,4 +1,4 @@
-//! The way back from a version that did not hold to the one before it, which still runs.
+//! The way back from a version that did not hold to the one before it, which still runs or was stopped for it.
 
 use std::sync::Arc;
 
@@ -6,11 +6,14 @@ use tracing::{error, warn};
 
 use super::cutover::{Committed, Cutover};
 use super::engine::{Engine, Stop};
+use super::handover::is_alone;
 use super::instances::Afterwards;
 use super::live::{Swapped, json};
+use super::receipt::HeldReceipt;
 use super::steps;
+use crate::error::chain;
 use crate::fault;
-use crate::store::{Deployment, DeploymentStatus, Failure, Operation, OperationState};
+use crate::store::{Deployment, DeploymentStatus, DesiredState, Failure, Operation, OperationState};
 
 impl Engine {
     /// The new version did not hold: the old one serves again, and the new one drains and goes.
@@ -29,8 +32,11 @@ impl Engine {
             }
             None => None,
         };
+        let is_stopped = |old: &Deployment| {
+            (is_alone(old) || is_alone(deployment)) && old.desired_state != DesiredState::Archived
+        };
         let is_there = match &from {
-            Some(old) => self.runs(old).await,
+            Some(old) => is_stopped(old) || self.runs(old).await,
             None => false,
         };
         let Some(old) = from.filter(|_| is_there) else {
@@ -40,26 +46,43 @@ impl Engine {
             self.end(operation.id, OperationState::Failed, Some(failure.clone()), Some(json(receipt))).await;
             return Err(Stop::Failed(failure));
         };
-        let back = self.swap_back(operation, &old, &cutover);
-        let back = self.step_behind(operation.id, steps::TAKE_BACK, back).await;
-        if let Err(stop) = back {
-            error!(operation = %operation.id, ?stop, "traffic not taken back");
-            self.end(operation.id, OperationState::Failed, Some(failure.clone()), Some(json(receipt))).await;
-            return Err(Stop::Failed(failure));
-        }
+        let back = async {
+            let held = if is_stopped(&old) {
+                Some(Box::pin(self.hand_back(operation, (deployment, &old), &cutover)).await?)
+            } else {
+                self.swap_back(operation, &old, &cutover).await?;
+                None
+            };
+            Ok((held, format!("{} serves again", old.id)))
+        };
+        let held = match self.step_behind(operation.id, steps::TAKE_BACK, back).await {
+            Ok(held) => held,
+            Err(stop) => {
+                error!(operation = %operation.id, ?stop, "traffic not taken back");
+                let failure = failure.seen([format!("{} does not serve again: {}", old.id, why(&stop))]);
+                let ended = Some(failure.clone());
+                self.end(operation.id, OperationState::Failed, ended, Some(json(receipt))).await;
+                return Err(Stop::Failed(failure));
+            }
+        };
         self.options.stats.taken_back();
         receipt.notes.push(format!("taken back to {}: {}", old.id, failure.cause));
+        if let Some(HeldReceipt { requests, ms }) = held {
+            receipt
+                .notes
+                .push(format!("it had to be started again: {requests} requests were held, for {ms} ms"));
+        }
         self.discard(deployment, &failure).await?;
         self.end(operation.id, OperationState::RolledBack, Some(failure.clone()), Some(json(receipt))).await;
         Err(Stop::Failed(failure))
     }
 
-    async fn swap_back(
+    pub(super) async fn swap_back(
         &self,
         operation: &Operation,
         old: &Deployment,
         cutover: &Cutover,
-    ) -> Result<((), String), Stop> {
+    ) -> Result<(), Stop> {
         self.drains.stop(old.id).await;
         let turn = self.publisher.turn().await;
         let environment = self.environment_of(old).await?;
@@ -69,8 +92,9 @@ impl Engine {
         plan.retire = None;
         let committed = Committed::commit(plan, self.store.as_ref(), &self.clock).await?;
         fault::at("take-back.committed")?;
+        self.publisher.release_pages(cutover.to);
         committed.publish(&self.publisher, &turn, &self.clock).close_gates(&self.publisher, &self.clock);
-        Ok(((), format!("{} serves again", old.id)))
+        Ok(())
     }
 
     /// Gives up a deployment that did not hold. What it still serves drains in a task of its own.
@@ -88,5 +112,15 @@ impl Engine {
             }
         });
         Ok(())
+    }
+}
+
+fn why(stop: &Stop) -> String {
+    match stop {
+        Stop::Failed(failure) | Stop::DidNotHold(failure) | Stop::Superseded(failure) => {
+            failure.cause.clone()
+        }
+        Stop::Store(error) => chain(error),
+        Stop::Cancelled | Stop::Noop(_) => "something else came in between".to_owned(),
     }
 }

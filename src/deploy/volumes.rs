@@ -26,11 +26,17 @@ impl Engine {
             return Ok(());
         }
         let of = Some((gone.environment.clone(), Some(label.clone())));
-        Ok(self.runtime.remove_volumes(&VolumeScope { app: gone.app.clone(), of }).await?)
+        Ok(self
+            .runtime
+            .remove_volumes(&VolumeScope { app: self.store.first_name(&gone.app).await?, of })
+            .await?)
     }
 
     /// Removes all volumes of an app that has no instances any more.
     pub(super) async fn remove_app_volumes(&self, app: &AppName) -> Result<(), Stop> {
-        Ok(self.runtime.remove_volumes(&VolumeScope { app: app.clone(), of: None }).await?)
+        Ok(self
+            .runtime
+            .remove_volumes(&VolumeScope { app: self.store.first_name(app).await?, of: None })
+            .await?)
     }
 }

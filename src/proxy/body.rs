@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use crate::upstream::Connection;
 
 use super::exchange::{End, Exchange};
+use super::response;
 
 /// The body of a response.
 pub(crate) struct Body {
@@ -75,7 +76,7 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         let this = self.get_mut();
-        let polled = match &mut this.kind {
+        let mut polled = match &mut this.kind {
             Kind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Upstream { connection: None, .. } => Poll::Ready(None),
@@ -83,9 +84,12 @@ impl http_body::Body for Body {
                 poll_upstream(incoming, connection, cx)
             }
         };
-        match &polled {
+        match &mut polled {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    response::trailers_to_client(trailers);
+                }
                 if let (Some(bytes), Some(exchange)) = (frame.data_ref(), &mut this.exchange) {
                     exchange.response_bytes += bytes.len() as u64;
                     exchange.client.activity.progressed();

@@ -15,6 +15,7 @@ use super::access_log::Logged;
 use super::client::Client;
 use super::headers::{X_REQUEST_ID, X_ROBOTS_TAG};
 use super::request_id::is_request_id;
+use super::skew::{is_page_shown, keep_private};
 use super::trace;
 
 /// One request. Dropping it is its end: it is counted, logged, and its guard is let go.
@@ -39,6 +40,8 @@ pub(crate) struct Exchange {
     released: Option<Instant>,
     /// What the route puts on the response.
     pub(crate) mark: Mark,
+    /// A preview answers it.
+    pub(crate) is_preview: bool,
     /// What only the access log wants to know; `None` if there is none.
     pub(crate) logged: Option<Box<Logged>>,
     pub(crate) end: End,
@@ -47,10 +50,16 @@ pub(crate) struct Exchange {
 /// What the route of a request puts on its response.
 pub(crate) enum Mark {
     None,
-    /// It was reached by an ephemeral label: search engines have no business there.
-    Preview,
     /// The cookie of a visitor that is new to a split.
     Visitor(HeaderValue),
+    /// Somebody goes to a page: the cookie that has the rest of it come from the same version, if it is one, and that of
+    /// a split.
+    Page {
+        cookie: Option<HeaderValue>,
+        visitor: Option<HeaderValue>,
+    },
+    /// The page that it is for came from another version than the live one.
+    Pinned,
 }
 
 /// How a request ended.
@@ -67,15 +76,22 @@ pub(crate) enum End {
 }
 
 impl Mark {
-    pub(crate) fn put_on(&self, headers: &mut HeaderMap) {
+    fn put_on(&self, status: StatusCode, headers: &mut HeaderMap) {
         match self {
             Self::None => {}
-            Self::Preview => {
-                headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
-            }
             Self::Visitor(cookie) => {
                 headers.append(header::SET_COOKIE, cookie.clone());
             }
+            Self::Page { cookie, visitor } => {
+                let cookie = cookie.as_ref().filter(|_| is_page_shown(status, headers));
+                if cookie.is_some() {
+                    keep_private(headers);
+                }
+                for cookie in visitor.iter().chain(cookie) {
+                    headers.append(header::SET_COOKIE, cookie.clone());
+                }
+            }
+            Self::Pinned => keep_private(headers),
         }
     }
 }
@@ -132,6 +148,7 @@ impl Exchange {
             is_stream: false,
             released: None,
             mark: Mark::None,
+            is_preview: false,
             logged,
             end: End::Open,
         }
@@ -286,6 +303,15 @@ impl Exchange {
         self.is_stream = true;
         self.guard = self.guard.take().map(RequestGuard::into_stream);
         self.client.activity.enter(Phase::Tunnel);
+    }
+
+    /// Puts on the response what its route has for it.
+    pub(crate) fn mark(&self, status: StatusCode, headers: &mut HeaderMap) {
+        if self.is_preview {
+            // Search engines have no business there.
+            headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
+        }
+        self.mark.put_on(status, headers);
     }
 
     /// The response head is passed on; its body follows.

@@ -119,6 +119,11 @@ pub(crate) fn to_client(
     }
 }
 
+/// Takes off what a client would take for ours, as [`to_client`] does from the head.
+pub(crate) fn trailers_to_client(trailers: &mut HeaderMap) {
+    remove_all(trailers, |name| name.starts_with(OURS));
+}
+
 /// One length in its shortest form, or none where there must not be one.
 fn settle_length(headers: &mut HeaderMap, seen: &Seen, length: u64, status: StatusCode) {
     if seen.codings > 0 || status == StatusCode::NO_CONTENT || status == StatusCode::SWITCHING_PROTOCOLS {

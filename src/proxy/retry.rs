@@ -13,6 +13,7 @@ use crate::upstream::{LocalBackend, LocalTarget, RequestBody, UpstreamError};
 
 use super::client::Client;
 use super::error::ForwardError;
+use super::skew::Wish;
 use super::{headers, validate};
 
 /// Refusals of one request after which it is told to come back later. One is usual during a cutover; more mean
@@ -41,6 +42,10 @@ pub(crate) struct Tries {
     pub(crate) failed: Option<Rc<LocalTarget>>,
     /// The target as it came, if a route's prefix was stripped from it.
     original: Option<Uri>,
+    /// The version that it is for.
+    pub(crate) wish: Wish,
+    /// It goes to that one, and not where everybody goes.
+    pub(crate) is_pinned: bool,
 }
 
 impl Default for RetryBudget {
@@ -65,6 +70,10 @@ impl RetryBudget {
 }
 
 impl Tries {
+    pub(crate) fn new(wish: Wish) -> Self {
+        Self { wish, ..Self::default() }
+    }
+
     /// The path that decides the route: as the client sent it.
     pub(crate) fn path<'a>(&'a self, request: &'a Request<RequestBody>) -> &'a str {
         self.original.as_ref().unwrap_or_else(|| request.uri()).path()
@@ -79,6 +88,7 @@ impl Tries {
             return Err(ForwardError::Draining);
         }
         if self.refused > 1 {
+            self.wish.give_up();
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -140,7 +150,8 @@ impl Tries {
         if matches!(error, UpstreamError::Connect(_)) && backend.backend.stats.labels.is_some() {
             worker.routing.doubt();
         }
-        let has_other = backend.targets.len() > 1 || worker.routing.generation() != generation;
+        let has_other =
+            backend.targets.len() > 1 || self.is_pinned || worker.routing.generation() != generation;
         let may_retry = is_retired && self.refused < REFUSALS_MAX
             || has_other && self.retried < RETRIES_MAX && worker.retries.spend();
         if !is_unsent || !may_retry {
@@ -151,6 +162,9 @@ impl Tries {
         } else {
             self.retried += 1;
             worker.cells().retries.add(1);
+        }
+        if backend.targets.len() == 1 || self.retried > 1 {
+            self.wish.give_up();
         }
         self.failed = Some(Rc::clone(target));
         Ok(())

@@ -33,6 +33,18 @@ impl Split {
         Self { id: id.into(), new, share }
     }
 
+    /// How many in a hundred get the new version.
+    #[must_use]
+    pub fn share(&self) -> u8 {
+        self.share
+    }
+
+    /// What they get.
+    #[must_use]
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.new
+    }
+
     /// What a visitor at `place` gets, if it is the new version. One that has no target gets nobody.
     #[must_use]
     pub fn leads(&self, place: Place) -> Option<&Arc<Backend>> {

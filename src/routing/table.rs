@@ -13,6 +13,7 @@ use super::host::{HostName, HostPattern};
 use super::label::{LabelMiss, Labels};
 use super::path::{PathPrefix, normalise};
 use super::preview_auth::PreviewAuth;
+use super::skew::Skew;
 use super::split::Split;
 
 const SHARDS: usize = 512;
@@ -43,6 +44,12 @@ pub struct PathRoute {
     backend: Arc<Backend>,
     /// A share of its visitors gets another version; `None` nearly always.
     split: Option<Arc<Split>>,
+    /// Pages stay with the version that they came from; `None` where the app does not ask for it.
+    skew: Option<Arc<Skew>>,
+    /// It leads into an environment for previews.
+    is_preview: bool,
+    /// What a request must have there.
+    auth: Option<Arc<PreviewAuth>>,
     /// The labels of its app, tried on a stripped first label.
     labels: Option<Arc<Labels>>,
 }
@@ -81,6 +88,8 @@ pub struct RouteMatch<'a> {
     pub expires_at: Option<Instant>,
     /// What a request must have before it goes there.
     pub auth: Option<&'a Arc<PreviewAuth>>,
+    /// It is a preview: search engines have no business there.
+    pub is_preview: bool,
 }
 
 /// Why a request goes nowhere.
@@ -182,7 +191,16 @@ impl PathRoute {
     /// A route that keeps its prefix and knows no labels.
     #[must_use]
     pub fn new(prefix: PathPrefix, backend: Arc<Backend>) -> Self {
-        Self { prefix, strip: false, backend, split: None, labels: None }
+        Self {
+            prefix,
+            strip: false,
+            backend,
+            split: None,
+            skew: None,
+            is_preview: false,
+            auth: None,
+            labels: None,
+        }
     }
 
     /// With another version for a share of its visitors.
@@ -196,6 +214,27 @@ impl PathRoute {
     #[must_use]
     pub fn split(&self) -> Option<&Split> {
         self.split.as_deref()
+    }
+
+    /// Into an environment for previews, and what a request must have there.
+    #[must_use]
+    pub fn into_preview(mut self, auth: Option<Arc<PreviewAuth>>) -> Self {
+        self.is_preview = true;
+        self.auth = auth;
+        self
+    }
+
+    /// With the versions that pages may stay with.
+    #[must_use]
+    pub fn with_skew(mut self, skew: Option<Arc<Skew>>) -> Self {
+        self.skew = skew;
+        self
+    }
+
+    /// The versions that pages may stay with, if they do; not for who asks for a label.
+    #[must_use]
+    pub fn skew(&self) -> Option<&Skew> {
+        self.skew.as_deref()
     }
 
     /// With the labels of its app.
@@ -238,7 +277,14 @@ impl HostMatch {
     /// Which 404 it is.
     pub fn route(&self, path: &str, now: Instant) -> Result<RouteMatch<'_>, Miss> {
         let route = self.routes.route(path).ok_or(Miss::NoRoute)?;
-        let live = RouteMatch { backend: &route.backend, route, label: None, expires_at: None, auth: None };
+        let live = RouteMatch {
+            backend: &route.backend,
+            route,
+            label: None,
+            expires_at: None,
+            auth: route.auth.as_ref(),
+            is_preview: route.is_preview,
+        };
         let (label, is_required) = match &self.via {
             Via::Exact | Via::Any => return Ok(live),
             Via::Wildcard { label } => (&**label, false),
@@ -255,6 +301,7 @@ impl HostMatch {
                 label: Some(label),
                 expires_at: Some(labelled.expires_at),
                 auth: labelled.auth.as_ref(),
+                is_preview: true,
             }),
             Err(_) if !is_required => Ok(live),
             Err(LabelMiss::Unknown) => Err(Miss::EphemeralUnknown),

@@ -101,6 +101,11 @@ impl AppSettings {
             let has_password = !auth.password.expose().is_empty();
             refuse(has_password, "preview_auth.password", "is not given", "give one, or choose mode link");
         }
+        let max_age = self.skew_protection.map_or(u64::MAX, |skew| skew.max_age.0.as_secs());
+        refuse(max_age > 0, "skew_protection.max_age", "is below a second", "write for example 12h");
+        let runs_beside = self.skew_protection.is_none() || self.deploy.strategy == Strategy::Swap;
+        let detail = "is given, and with strategy hold no earlier version runs";
+        refuse(runs_beside, "skew_protection", detail, "leave it out, or write deploy.strategy: swap");
         // Values are never repeated: only what is wrong with the name is told.
         let has_good_names = !self.env.keys().any(|name| name.is_empty() || name.contains(['=', '\0']));
         let remedy = "names are not empty and contain no =";
@@ -191,7 +196,9 @@ fn is_path(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AppSettings, Delay, Percent, RollbackOn, Secret, VolumeSettings};
+    use super::super::{
+        AppSettings, Delay, Percent, RollbackOn, Secret, SkewProtection, Strategy, VolumeSettings,
+    };
 
     #[test]
     fn the_defaults_have_none_and_every_bad_value_is_named() {
@@ -250,6 +257,20 @@ mod tests {
             "env.A=B",
         ];
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn pages_stay_for_a_second_at_least_and_where_two_versions_may_run() {
+        let fields = |millis, strategy| {
+            let max_age = Delay(std::time::Duration::from_millis(millis));
+            let mut settings =
+                AppSettings { skew_protection: Some(SkewProtection { max_age }), ..AppSettings::default() };
+            settings.deploy.strategy = strategy;
+            settings.faults().into_iter().map(|fault| fault.field).collect::<Vec<_>>()
+        };
+        assert_eq!(fields(1000, Strategy::Swap), [""; 0]);
+        assert_eq!(fields(999, Strategy::Swap), ["skew_protection.max_age"]);
+        assert_eq!(fields(1000, Strategy::Hold), ["skew_protection"]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod lock;
 mod open;
 mod operations;
 mod readers;
+mod renaming;
 mod resizes;
 mod routes;
 mod schema;
@@ -160,9 +161,29 @@ impl Store for SqliteStore {
         })
     }
 
-    fn retire_app<'a>(&'a self, name: &'a AppName) -> Answer<'a, ()> {
+    fn retire_app<'a>(&'a self, name: &'a AppName, with_volumes: bool) -> Answer<'a, ()> {
         let name = name.clone();
-        self.write("retire the app", move |db| apps::retire(db, &name))
+        self.write("retire the app", move |db| apps::retire(db, &name, with_volumes))
+    }
+
+    fn removals(&self) -> Answer<'_, Vec<(AppName, bool)>> {
+        self.read("list removals", apps::removals)
+    }
+
+    fn rename_app<'a>(
+        &'a self,
+        from: &'a AppName,
+        to: &'a AppName,
+        routes: &'a [RouteRow],
+    ) -> Answer<'a, bool> {
+        let (key, from, to) = (Arc::clone(&self.key), from.clone(), to.clone());
+        let routes = routes.to_vec();
+        self.write("rename the app", move |db| renaming::rename(db, &key, (&from, &to), &routes))
+    }
+
+    fn first_name<'a>(&'a self, app: &'a AppName) -> Answer<'a, AppName> {
+        let app = app.clone();
+        self.read("read the app's first name", move |db| renaming::first_name(db, &app))
     }
 
     fn forget_app<'a>(&'a self, name: &'a AppName) -> Answer<'a, bool> {

@@ -138,3 +138,100 @@ async fn what_would_run_two_instances_is_refused() {
         "a preview has volumes of its own"
     );
 }
+
+/// One version that serves, and a second one that is watched.
+async fn watched(command: &[&str]) -> (Bed, DeploymentId, Submitted) {
+    let bed = alone(|_| {}).await;
+    let (one, _) = bed.deploy(&["serve", "1"]).await;
+    let mut web = bed.store.app(&app()).await.unwrap().unwrap();
+    web.settings.deploy.watch = Delay::seconds(600);
+    bed.engine.put_apps(&[web]).await.unwrap();
+    let second = bed.submit(command).await;
+    let id = second.deployment.unwrap().to_string();
+    eventually("it is live, and open", async || {
+        bed.serves(HOST) == Ok(id.clone()) && bed.hold_now().is_none()
+    })
+    .await;
+    (bed, one, second)
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_hold_is_stopped_and_the_one_before_started_again() {
+    let (bed, one, mut second) = watched(&["serve", "2"]).await;
+    let new = bed.backend(HOST).unwrap().targets[0].clone();
+    let request = bed.request(HOST);
+    bed.runtime.set_sick(new.id, true);
+    let hold = bed.holding().await;
+    eventually("its gate is closed", async || new.gate.is_closed()).await;
+    assert!(
+        hold.end().is_none() && !bed.runtime.told().contains(&Told::Stop(new.id)),
+        "stopped under a request"
+    );
+    drop(request);
+    let operation = bed.ended(&mut second).await;
+    assert_eq!(operation.state, OperationState::RolledBack, "{operation:?}");
+    assert_eq!((hold.end(), bed.serves(HOST)), (Some(HoldEnd::Released), Ok(one.to_string())));
+    assert!(bed.hold_now().is_none());
+    drop(bed.request(HOST));
+    assert_eq!(bed.status(second.deployment.unwrap()).await.0, DeploymentStatus::Failed);
+    assert_eq!(bed.status(one).await, (DeploymentStatus::Ready, DesiredState::Running));
+    assert!(
+        bed.store.timers().await.unwrap().iter().all(|timer| timer.deployment != one),
+        "it would be stopped"
+    );
+    assert!(receipt(&operation).notes.iter().any(|note| note.contains("started again")));
+    eventually("the new one is gone", async || bed.runtime.known() == 1).await;
+    assert_eq!(bed.runtime.most_at_once(), 1);
+}
+
+#[tokio::test]
+async fn one_that_ends_after_a_rollback_gives_the_traffic_back_too() {
+    let bed = alone(|settings| settings.deploy.watch = Delay::seconds(600)).await;
+    let mut deploys = Vec::new();
+    for version in ["1", "2"] {
+        let mut submitted = bed.submit(&["serve", version]).await;
+        let id = submitted.deployment.unwrap();
+        eventually("it is watched", async || bed.serves(HOST) == Ok(id.to_string())).await;
+        bed.clock.leap(Duration::from_secs(601));
+        assert_eq!(bed.ended(&mut submitted).await.state, OperationState::Succeeded);
+        deploys.push(id);
+    }
+    let request = RollbackRequest { app: Some(app()), ..RollbackRequest::default() };
+    let mut back = bed.engine.submit(Command::Rollback(request), caller()).await.unwrap();
+    eventually("it is live, and open", async || {
+        bed.serves(HOST) == Ok(deploys[0].to_string()) && bed.hold_now().is_none()
+    })
+    .await;
+    bed.runtime.end(bed.runtime.of(deploys[0])[0]);
+    let operation = bed.ended(&mut back).await;
+    assert_eq!(operation.state, OperationState::RolledBack, "{operation:?}");
+    assert_eq!(bed.serves(HOST), Ok(deploys[1].to_string()));
+    drop(bed.request(HOST));
+    assert_eq!(bed.runtime.most_at_once(), 1);
+}
+
+#[tokio::test]
+async fn where_neither_version_starts_nothing_waits_and_the_operation_has_failed() {
+    let (bed, one, mut second) = watched(&["serve", "2"]).await;
+    let two = second.deployment.unwrap();
+    bed.runtime.set_starts_sick(true);
+    bed.runtime.set_sick(bed.runtime.of(two)[0], true);
+    let hold = bed.holding().await;
+    let operation = bed.ended(&mut second).await;
+    let failure = operation.failure.as_ref().unwrap();
+    assert_eq!((operation.state, failure.code.as_str()), (OperationState::Failed, "unhealthy"));
+    assert!(failure.evidence.iter().any(|line| line.contains(&one.to_string())), "{failure:?}");
+    assert_eq!(hold.end(), Some(HoldEnd::Released));
+    let backend = bed.backend(HOST).unwrap();
+    assert!(backend.hold.is_none() && backend.targets.is_empty(), "503 no_backend");
+    // The restart rule tries the one that is live.
+    bed.runtime.set_starts_sick(false);
+    eventually("it serves again", async || {
+        for id in bed.runtime.of(two) {
+            bed.runtime.set_sick(id, false);
+        }
+        bed.serves(HOST) == Ok(two.to_string()) && !bed.backend(HOST).unwrap().targets.is_empty()
+    })
+    .await;
+    assert_eq!(bed.runtime.most_at_once(), 1);
+}

@@ -87,6 +87,59 @@ async fn a_signed_link_outlives_a_redeploy_of_its_label_and_a_restart() {
     assert!(matches!(bed.link(Delay::seconds(0)).await.unwrap_err(), Denied::Invalid { .. }));
 }
 
+fn staging() -> EnvironmentName {
+    "staging".parse().unwrap()
+}
+
+impl Bed {
+    async fn stage(&self) -> DeploymentId {
+        let environment = Some(staging());
+        let request = DeployRequest { environment, force: true, ..request(&["serve", "1"]) };
+        let mut submitted = self.try_submit(request).await.unwrap();
+        assert_eq!(self.ended(&mut submitted).await.state, OperationState::Succeeded);
+        submitted.deployment.unwrap()
+    }
+
+    fn auth_at(&self, host: &str) -> (Option<PreviewAuth>, bool) {
+        let (_, found) = self.routing.resolve(&host.parse().unwrap()).unwrap();
+        let route = found.route("/", self.clock.now()).unwrap();
+        (route.auth.map(|auth| PreviewAuth::clone(auth)), route.is_preview)
+    }
+}
+
+#[tokio::test]
+async fn an_environment_for_previews_opens_as_a_preview_does_by_all_of_its_names() {
+    let apex = Some("apps.test".parse().unwrap());
+    let options = Options { apex, preview_auth: Some(by(PreviewAuthMode::Link)), ..Options::default() };
+    let bed = Bed::with_options(options, |_| {}).await;
+    bed.deploy(&["serve", "1"]).await;
+    let denied =
+        bed.engine.environment_link(&app(), &staging(), LinkRequest { good_for: HOUR }).await.unwrap_err();
+    assert_eq!(denied.code(), "environment_not_found");
+    let deployment = bed.stage().await;
+    let names = ["web-staging.apps.test".to_owned(), format!("web-{}.apps.test", deployment.short())];
+    for name in &names {
+        let (auth, is_preview) = bed.auth_at(name);
+        assert!(matches!(auth, Some(PreviewAuth::Link(_))) && is_preview, "{name}: {auth:?}");
+    }
+    assert_eq!(bed.auth_at(HOST), (None, false));
+    assert_eq!(bed.auth_at("web.apps.test"), (None, false));
+    let link = bed.engine.environment_link(&app(), &staging(), LinkRequest { good_for: HOUR }).await.unwrap();
+    let token = link.0.strip_prefix("http://web-staging.apps.test/?lockgate_link=").unwrap();
+    let opens = |bed: &Bed, name: &str| match bed.auth_at(name).0 {
+        Some(PreviewAuth::Link(key)) => key.verify(token, bed.clock.wall().as_second()).is_some(),
+        Some(PreviewAuth::Basic(_)) | None => false,
+    };
+    assert!(opens(&bed, &names[0]) && opens(&bed, &names[1]));
+    bed.stage().await;
+    assert!(opens(&bed, &names[0]), "another version of the environment");
+    let bed = bed.restart().await;
+    assert!(opens(&bed, &names[0]));
+    let production = EnvironmentName::production();
+    let denied = bed.engine.environment_link(&app(), &production, LinkRequest { good_for: HOUR }).await;
+    assert_eq!(denied.unwrap_err().code(), "preview_links_off");
+}
+
 #[tokio::test]
 async fn links_are_signed_only_where_they_open_something() {
     let bed = Bed::with(|settings| settings.preview_auth = Some(by(PreviewAuthMode::Basic))).await;

@@ -189,3 +189,20 @@ async fn steps_that_do_not_rise_to_all_are_refused() {
         DeployRequest { label: Some("x".parse().unwrap()), ..in_steps(&["serve", "1"], &[5, 100]) };
     assert!(bed.try_submit(labelled).await.is_err());
 }
+
+#[tokio::test]
+async fn one_that_is_to_finish_takes_its_last_step_at_once_and_others_say_that_they_have_none() {
+    let mut stepping = Stepping::to(&["serve", "2"], &[5, 50, 100]).await;
+    stepping.bed.engine.finish(stepping.two.operation).await.unwrap();
+    within(stepping.two.reached(Progress::CutOver)).await;
+    assert_eq!(stepping.versions_at([0, 50, 99]).await, ["2", "2", "2"]);
+    assert_eq!(stepping.bed.production().await.split, None);
+    let operation = stepping.bed.ended(&mut stepping.two).await;
+    assert_eq!(operation.state, OperationState::Succeeded, "{operation:?}");
+    let denied = stepping.bed.engine.finish(stepping.two.operation).await.unwrap_err();
+    assert!(matches!(denied, Denied::NotInSteps { .. }), "{denied:?}");
+    let nobody = lockgate::ids::OperationId::generate();
+    let denied = stepping.bed.engine.finish(nobody).await.unwrap_err();
+    assert!(matches!(denied, Denied::OperationNotFound { .. }), "{denied:?}");
+    stepping.plane.shutdown().await;
+}

@@ -61,6 +61,31 @@ async fn a_previews_volumes_go_with_its_last_deployment_and_the_apps_stay() {
 }
 
 #[tokio::test]
+async fn a_removal_that_a_restart_interrupted_goes_on_with_the_volumes_unless_the_app_is_put_again() {
+    for is_put_again in [false, true] {
+        let bed = with_volume().await;
+        bed.deploy(&["serve", "1"]).await;
+        let web = bed.store.app(&app()).await.unwrap().unwrap();
+        bed.runtime.set_away(true);
+        bed.engine.remove_app(&app(), Volumes::Remove).await.unwrap();
+        if is_put_again {
+            bed.store.put_apps(&[web]).await.unwrap();
+        }
+        let bed = bed.restart().await;
+        assert_eq!(bed.removed(), []);
+        bed.runtime.set_away(false);
+        eventually("its instance is gone", async || bed.runtime.known() == 0).await;
+        if is_put_again {
+            assert!(bed.store.removals().await.unwrap().is_empty());
+            assert_eq!(bed.removed(), []);
+        } else {
+            eventually("it is gone", async || bed.store.app(&app()).await.unwrap().is_none()).await;
+            assert_eq!(bed.removed(), [VolumeScope { app: app(), of: None }]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_apps_volumes_go_with_it_only_if_that_is_asked_for() {
     for (volumes, removed) in
         [(Volumes::Keep, vec![]), (Volumes::Remove, vec![VolumeScope { app: app(), of: None }])]

@@ -328,6 +328,33 @@ async fn killed_in_a_step_it_serves_both_versions_again_and_can_still_be_cancell
     assert_eq!(at(&lockgate, 0).await.as_deref(), Ok("one"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cutover_in_steps_is_shown_where_its_routes_are_and_can_be_finished() {
+    use lockgate::api::{Explanation, List, Route, RouteSplit};
+    let lockgate = Lockgate::start("").await;
+    lockgate.deploy("one").await.unwrap();
+    let begun = lockgate.deploy_with(&in_steps("1h"), "false").await.unwrap();
+    let shown = async || -> (Option<RouteSplit>, usize, Vec<RouteSplit>) {
+        let explained: Explanation =
+            lockgate.client.get(&format!("/v1/explain?host={HOST}&path=/")).await.unwrap();
+        let routes: List<Route> = lockgate.client.get("/v1/routes").await.unwrap();
+        let splits = routes.items.into_iter().filter_map(|route| route.split).collect();
+        (explained.split, explained.split_targets.len(), splits)
+    };
+    eventually("a share gets it", async || shown().await.0.is_some()).await;
+    let split = RouteSplit { deployment: begun.deployment.unwrap().to_string(), share: 50 };
+    let (explained, targets, of_routes) = shown().await;
+    assert_eq!((explained, targets), (Some(split.clone()), 1));
+    assert!(!of_routes.is_empty() && of_routes.iter().all(|one| *one == split), "{of_routes:?}");
+    for arguments in [&["routes"][..], &["explain", HOST]] {
+        let told = String::from_utf8(lockgate.cli(arguments).stdout).unwrap();
+        assert!(told.contains("50 %") && told.contains(&split.deployment), "{told}");
+    }
+    assert_eq!(lockgate.cli(&["finish", &begun.id.to_string()]).status.code(), Some(0));
+    eventually("everybody gets it", async || lockgate.version(HOST).await.as_deref() == Ok("two")).await;
+    eventually("nothing is split", async || shown().await == (None, 0, Vec::new())).await;
+}
+
 fn in_steps(step_for: &str) -> serde_json::Value {
     json!({ "env": { "VERSION": "two" }, "steps": ["50%", "100%"], "step_for": step_for })
 }

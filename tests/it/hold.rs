@@ -115,3 +115,61 @@ async fn killed_at_every_point_no_two_containers_of_it_ever_ran() {
         assert!(seen.windows(2).all(|two| two != ["start", "start"]), "{point}: two at once: {seen:?}");
     }
 }
+
+impl Lockgate {
+    /// A second version that is watched, and then ends.
+    async fn deploy_one_that_ends(&self) -> lockgate::api::Operation {
+        self.change_config(|config| config["apps"]["web"]["deploy"]["watch"] = json!("10m"));
+        assert_eq!(self.cli(&["config", "reload"]).status.code(), Some(0));
+        let submitted = self.deploy_with(&json!({ "env": { "VERSION": "two" } }), "false").await.unwrap();
+        eventually("it is watched", async || {
+            let path = format!("/v1/operations/{}", submitted.id);
+            let operation: lockgate::api::Operation = self.client.get(&path).await.unwrap();
+            operation.steps.iter().any(|step| step.name == "watch")
+        })
+        .await;
+        let of_it =
+            self.instances().await.into_iter().filter(|one| Some(one.deployment) == submitted.deployment);
+        for instance in of_it {
+            crate::support::kill_where("environ", &format!("LOCKGATE_INSTANCE={}\0", instance.id));
+        }
+        submitted
+    }
+
+    async fn is_back(&self, submitted: &lockgate::api::Operation, told: &str) {
+        eventually(&format!("{told}: the version before serves again"), async || {
+            let path = format!("/v1/operations/{}", submitted.id);
+            let operation: lockgate::api::Operation = self.client.get(&path).await.unwrap();
+            operation.state == lockgate::store::OperationState::RolledBack
+                && self.version(HOST).await.as_deref() == Ok("one")
+                && self.running().await == 1
+        })
+        .await;
+        one_writer(self, told);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_ends_while_it_is_watched_gives_the_traffic_back() {
+    let mut lockgate = with_one_writer();
+    lockgate.spawn("").await;
+    lockgate.deploy("one").await.unwrap();
+    let submitted = lockgate.deploy_one_that_ends().await;
+    lockgate.is_back(&submitted, "taken back").await;
+}
+
+#[cfg(feature = "fault")]
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_point_of_the_way_back_the_version_before_serves_and_no_two_ever_ran() {
+    let step = lockgate::deploy::steps::TAKE_BACK;
+    let others = ["hand-back.published", "hand-back.stopped", "take-back.committed"];
+    for point in [step.begun, step.acted, step.recorded].into_iter().chain(others) {
+        let mut lockgate = with_one_writer();
+        lockgate.spawn(&format!("{point}=kill")).await;
+        lockgate.deploy("one").await.unwrap_or_else(|error| panic!("{point}: {error}"));
+        let submitted = lockgate.deploy_one_that_ends().await;
+        eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
+        lockgate.spawn("").await;
+        lockgate.is_back(&submitted, point).await;
+    }
+}

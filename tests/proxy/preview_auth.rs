@@ -124,3 +124,22 @@ async fn a_link_that_is_over_forged_or_another_labels_opens_nothing() {
     assert!(preview.heads().is_empty() && live.heads().is_empty());
     plane.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_route_into_previews_is_marked_and_has_a_door_of_its_own() {
+    let (plane, preview) = (Plane::start(), Upstream::answering(OK).await);
+    let route = |auth: Option<PreviewAuth>| {
+        let route = PathRoute::new(PathPrefix::root(), preview.backend.clone());
+        let route = route.into_preview(auth.map(Arc::new));
+        plane.routing.publish(|edit| edit.set(&pattern("feat.app.test"), vec![route.clone()]));
+    };
+    route(Some(PreviewAuth::basic("ann", "s3cret:x")));
+    assert_eq!(status(&ask(&plane, "GET /", "").await), 401);
+    assert_eq!(preview.heads(), [""; 0], "it was asked");
+    let answer = ask(&plane, "GET /", "Authorization: Basic YW5uOnMzY3JldDp4\r\n").await;
+    assert_eq!((status(&answer), field(&answer, "x-robots-tag")), (200, Some("noindex")));
+    route(None);
+    let answer = ask(&plane, "GET /", "").await;
+    assert_eq!((status(&answer), field(&answer, "x-robots-tag")), (200, Some("noindex")));
+    plane.shutdown().await;
+}

@@ -232,6 +232,21 @@ async fn c6_trailers_come_down_to_those_who_take_them() {
 }
 
 #[tokio::test]
+async fn c6_fields_of_ours_do_not_come_down_in_trailers_either() {
+    let (plane, upstream) = (Plane::start(), Upstream::start().await);
+    plane.route("*", &upstream);
+    let mut client = plane.connect().await;
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\nTE: trailers\r\nConnection: TE\r\n\r\n").await;
+    let mut app = upstream.accept().await;
+    app.head().await;
+    app.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Lockgate-Reason\r\nConnection: close\r\n\r\n1\r\na\r\n0\r\nLockgate-Reason: no_route\r\nX-Sum: 1\r\n\r\n").await;
+    client.head().await;
+    assert_eq!(client.until("a\r\n").await, "1\r\na\r\n");
+    assert_eq!(client.until("\r\n\r\n").await, "0\r\nx-sum: 1\r\n\r\n");
+    plane.shutdown().await;
+}
+
+#[tokio::test]
 async fn a5_an_own_answer_to_head_has_the_same_fields_and_no_body() {
     let plane = Plane::start();
     let get = plane.exchange("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await;

@@ -16,7 +16,7 @@ use crate::admin::call::{Asked, Call, In};
 use crate::admin::problem::Refusal;
 use crate::api::{
     App, Counts, Environment, List, MaintenanceRequest, Operation, PageQuery, PauseRequest, Problem,
-    PromoteRequest, PutApp, RollbackRequest, ScaleRequest, SwapRequest,
+    PromoteRequest, PutApp, RenameRequest, RollbackRequest, ScaleRequest, SwapRequest,
 };
 use crate::deploy::{Command, Volumes};
 use crate::ids::{AppName, EnvironmentName, WorkspaceName};
@@ -129,6 +129,26 @@ pub(crate) async fn put(
         None => admin.engine.put_apps(&[app]).await?,
     }
     show(State(admin), In(name)).await
+}
+
+/// Gives an app another name. Its ids stay, its instances go on, and its generated host names change with it; what is in
+/// flight is not touched.
+#[utoipa::path(post, path = "/v1/apps/{app}/rename", tag = "apps", params(("app" = String, Path)), request_body = RenameRequest, responses((status = 200, body = App), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(crate) async fn rename(
+    State(admin): State<Arc<Admin>>,
+    In(name): In<AppName>,
+    call: Call<RenameRequest>,
+) -> Answer<App> {
+    let to = call.body.name;
+    refuse_of_config(&admin, &name).await.map_err(|refusal| {
+        let remedy = format!(
+            "take it out of the file and reload, `lockgate app rename {name} {to}`, then put it into the file as {to} and \
+             reload; it serves throughout"
+        );
+        refusal.remedy(remedy)
+    })?;
+    admin.engine.rename_app(&name, &to).await?;
+    show(State(admin), In(to)).await
 }
 
 /// Takes an app out of service and removes it: its host names at once, its instances after their drain, its history last.

@@ -90,6 +90,13 @@ pub(crate) async fn cancel(State(admin): State<Arc<Admin>>, In(id): In<Operation
     cancelled(&admin, id).await
 }
 
+/// Has a cutover that goes in steps take the last one now: all visitors get the new version.
+#[utoipa::path(post, path = "/v1/operations/{operation}/finish", tag = "operations", params(("operation" = String, Path)), responses((status = 200, body = Operation), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(crate) async fn finish(State(admin): State<Arc<Admin>>, In(id): In<OperationId>) -> Answer<Operation> {
+    admin.engine.finish(id).await?;
+    view(&admin, id, false).await.map(Json)
+}
+
 /// Follows an operation as server-sent events; `Last-Event-ID` goes on where it was left.
 #[utoipa::path(get, path = "/v1/operations/{operation}/events", tag = "operations", params(("operation" = String, Path)), responses((status = 200, content_type = "text/event-stream", body = String), (status = 404, body = Problem)))]
 pub(crate) async fn events(

@@ -12,7 +12,8 @@ use super::{Answer, page, piece};
 use crate::admin::Admin;
 use crate::admin::call::Asked;
 use crate::admin::problem::Refusal;
-use crate::api::{ExplainedTarget, Explanation, Instance, List, PageQuery, Problem, Route};
+use crate::api::{ExplainedTarget, Explanation, Instance, List, PageQuery, Problem, Route, RouteSplit};
+use crate::routing::split::Split;
 use crate::routing::{HoldEnd, HostMatch, HostName, Miss, RouteTable, Via};
 
 /// What to resolve.
@@ -36,8 +37,10 @@ pub(crate) async fn list(
     Asked(query): Asked<PageQuery>,
 ) -> Answer<List<Route>> {
     let page = page(query)?;
+    let table = admin.routing.table();
     let rows = admin.store.routes().await?.into_iter().map(Route::from);
-    let all = rows.chain(services(&admin.routing.table()));
+    let rows = rows.map(|route| Route { split: split_of(&table, &route), ..route });
+    let all = rows.chain(services(&table));
     let items = all.skip(page.offset as usize).take(page.limit as usize).collect();
     Ok(Json(piece(query, items)))
 }
@@ -61,6 +64,8 @@ pub(crate) async fn explain(
         app: None,
         label: None,
         targets: Vec::new(),
+        split: None,
+        split_targets: Vec::new(),
         code: None,
     };
     let route = match &found {
@@ -76,6 +81,14 @@ pub(crate) async fn explain(
                 stats.labels.as_ref().map(|labels| labels.deployment.clone()).filter(|id| !id.is_empty());
             explanation.label = route.label.map(str::to_owned);
             explanation.targets = route.backend.targets.iter().map(|target| shown(target)).collect();
+            if let Some(split) = route.route.split().filter(|_| route.label.is_none()) {
+                let shares = told(split);
+                let line = format!("{} % of the visitors get {}", shares.share, shares.deployment);
+                explanation.trail.push(line);
+                explanation.split = Some(shares);
+                explanation.split_targets =
+                    split.backend().targets.iter().map(|target| shown(target)).collect();
+            }
             match route.backend.hold.as_ref().map(|hold| (hold.end(), hold.waiting())) {
                 Some((Some(HoldEnd::Refused(refusal)), _)) => {
                     explanation.code = Some(refusal.code.to_owned());
@@ -114,10 +127,24 @@ fn services(table: &RouteTable) -> Vec<Route> {
             environment: None,
             deployment: None,
             service: Some(path.backend().stats.name().to_owned()),
+            split: None,
         }));
     }
     found.sort_by(|one, other| (&one.host, &one.path).cmp(&(&other.host, &other.path)));
     found
+}
+
+/// As it is published.
+fn split_of(table: &RouteTable, route: &Route) -> Option<RouteSplit> {
+    let routes = table.routes(&route.host.parse().ok()?)?;
+    let path = routes.paths().iter().find(|path| path.prefix.as_str() == route.path)?;
+    path.split().map(told)
+}
+
+fn told(split: &Split) -> RouteSplit {
+    let labels = split.backend().stats.labels.as_ref();
+    let deployment = labels.map(|labels| labels.deployment.clone()).unwrap_or_default();
+    RouteSplit { deployment, share: split.share() }
 }
 
 fn trail(host: &HostName, found: Option<&HostMatch>) -> Vec<String> {

@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::column::{Json, Text, Word, count, json, json_if_any, text, text_if_any, word};
-use super::routes;
 use super::secrets::{Key, Place};
 use super::transaction::{Done, not_found};
+use super::{renaming, routes};
 use crate::ids::{AppName, DeploymentId, EnvironmentName};
 use crate::settings::Replicas;
 use crate::store::{App, Environment, EnvironmentKind, HostRow, RouteRow, Split, Sticky, StoreError};
@@ -41,6 +41,7 @@ pub(super) fn put_all(connection: &Connection, key: &Key, apps: &[App]) -> Done<
 
 fn put(connection: &Connection, key: &Key, app: &App) -> Done<()> {
     let production = EnvironmentName::production();
+    let is_new = environment(connection, &app.name, &production)?.is_none();
     // Whoever said last how many instances there are to be is heeded.
     connection.execute(
         "UPDATE environments SET replicas = NULL
@@ -51,7 +52,7 @@ fn put(connection: &Connection, key: &Key, app: &App) -> Done<()> {
         "INSERT INTO apps (name, workspace, hosts, settings, env, origin)
          VALUES (:name, :workspace, :hosts, :settings, :env, :origin)
          ON CONFLICT (name) DO UPDATE SET workspace = excluded.workspace, hosts = excluded.hosts,
-             settings = excluded.settings, env = excluded.env, origin = excluded.origin",
+             settings = excluded.settings, env = excluded.env, origin = excluded.origin, removal = NULL",
         named_params! {
             ":name": Text(&app.name),
             ":workspace": Text(&app.workspace),
@@ -65,6 +66,9 @@ fn put(connection: &Connection, key: &Key, app: &App) -> Done<()> {
         "INSERT INTO environments (app, name, kind) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         (Text(&app.name), Text(&production), Word(EnvironmentKind::Production)),
     )?;
+    if is_new {
+        renaming::choose_first_name(connection, &app.name)?;
+    }
     let environment = require_environment(connection, &app.name, &production)?;
     for host in &app.hosts {
         routes::put(connection, &route(app, host, environment.live))?;
@@ -101,7 +105,7 @@ pub(super) fn environments(connection: &Connection, app: &AppName) -> Done<Vec<E
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-pub(super) fn retire(connection: &Connection, app: &AppName) -> Done<()> {
+pub(super) fn retire(connection: &Connection, app: &AppName, with_volumes: bool) -> Done<()> {
     for statement in [
         "DELETE FROM timers WHERE deployment IN (SELECT id FROM deployments WHERE app = ?1)",
         "UPDATE environments SET live = NULL, rolled_back = 0, split = NULL, generation = generation + 1 WHERE app = ?1",
@@ -111,7 +115,16 @@ pub(super) fn retire(connection: &Connection, app: &AppName) -> Done<()> {
     ] {
         connection.execute(statement, [Text(app)])?;
     }
+    let query = "UPDATE apps SET removal = ?1 WHERE name = ?2";
+    connection.execute(query, (with_volumes, Text(app)))?;
     Ok(())
+}
+
+pub(super) fn removals(connection: &Connection) -> Done<Vec<(AppName, bool)>> {
+    let mut statement = connection
+        .prepare_cached("SELECT name, removal FROM apps WHERE removal IS NOT NULL ORDER BY name")?;
+    let rows = statement.query_map((), |row| Ok((text(row, "name")?, row.get("removal")?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 pub(super) fn forget(connection: &Connection, app: &AppName) -> Done<bool> {
@@ -219,7 +232,7 @@ fn same_place(a: &HostRow, b: &HostRow) -> bool {
     (&a.host, &a.path) == (&b.host, &b.path)
 }
 
-fn place(name: &str) -> Place<'_> {
+pub(super) fn place(name: &str) -> Place<'_> {
     Place { table: "apps", row: name }
 }
 

@@ -16,8 +16,7 @@ pub(super) fn put(connection: &Connection, instance: &InstanceRow) -> Done<()> {
               spare)
          VALUES (:id, :app, :environment, :deployment, :operation, :phase, :handle, :address, :started_at,
              :stop_signalled_at, :spare)
-         ON CONFLICT (id) DO UPDATE SET app = excluded.app, environment = excluded.environment,
-             deployment = excluded.deployment, operation = excluded.operation, phase = excluded.phase,
+         ON CONFLICT (id) DO UPDATE SET environment = excluded.environment, deployment = excluded.deployment, operation = excluded.operation, phase = excluded.phase,
              handle = excluded.handle, address = excluded.address, started_at = excluded.started_at,
              stop_signalled_at = excluded.stop_signalled_at",
         named_params! {
@@ -31,6 +30,7 @@ pub(super) fn put(connection: &Connection, instance: &InstanceRow) -> Done<()> {
             ":address": instance.address,
             ":started_at": instance.started_at.map(At),
             ":stop_signalled_at": instance.stop_signalled_at.map(At),
+            // Nor is the app among what is replaced: it is renamed with all that is its.
             // Not among what is replaced: somebody may write back a row that he read before a resize.
             ":spare": instance.spare,
         },

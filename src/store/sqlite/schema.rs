@@ -9,7 +9,7 @@ use rusqlite_migration::{M, Migrations};
 pub(super) const APPLICATION_ID: i32 = 0x4c4b_4754;
 
 /// `user_version` of a database that has all of [`MIGRATIONS`].
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 7;
 
 /// Only ever appended to: what has been released is never edited.
 static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
@@ -19,6 +19,8 @@ static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
         M::up(ACCESS),
         M::up(CALLS),
         M::up(SPLIT),
+        M::up(REMOVAL),
+        M::up(FIRST_NAME),
     ])
 });
 
@@ -233,6 +235,14 @@ CREATE TABLE calls (
 
 const SPLIT: &str = "
 ALTER TABLE environments ADD COLUMN split TEXT; -- JSON; NULL: all visitors get the live version
+";
+
+const REMOVAL: &str = "
+ALTER TABLE apps ADD COLUMN removal INTEGER; -- retired, to be removed: 1 with its volumes, 0 without; NULL: neither
+";
+
+const FIRST_NAME: &str = "
+ALTER TABLE apps ADD COLUMN first_name TEXT; -- by which the runtime knows it; NULL: by its name
 ";
 
 #[cfg(test)]

@@ -40,6 +40,12 @@ async fn every_error_is_a_problem_with_a_stable_code() {
         (Ask::get(format!("/v1/operations/op_{nobody}")), 404, "operation_not_found"),
         (Ask::get(format!("/v1/operations/op_{nobody}/events")), 404, "operation_not_found"),
         (Ask::new("POST", format!("/v1/operations/op_{nobody}/cancel")), 404, "operation_not_found"),
+        (Ask::new("POST", format!("/v1/operations/op_{nobody}/finish")), 404, "operation_not_found"),
+        (
+            Ask::post("/v1/apps/nobody/environments/staging/link", &json!({ "for": "1h" })),
+            404,
+            "app_not_found",
+        ),
         (Ask::new("DELETE", format!("/v1/tokens/tok_{nobody}")), 404, "token_not_found"),
         // What is no name is nobody's.
         (Ask::get("/v1/apps/UPPER"), 404, "name_invalid"),
