@@ -51,7 +51,7 @@ pub(crate) fn turn_away(stream: TcpStream) {
 
 /// Serves requests until either side closes.
 pub(crate) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
-    let Admitted { stream, peer, place: _place } = admitted;
+    let Admitted { stream, peer, place: _place, counted: _counted } = admitted;
     let client = Rc::new(Client::new(&worker, peer, stream));
     let _listed = worker.list(&client);
     match drive(&client).await {
