@@ -24,6 +24,7 @@ mod exchange;
 mod headers;
 mod hold;
 mod io;
+mod memo;
 mod plane;
 mod preview_auth;
 mod raw_heads;

@@ -1,7 +1,8 @@
 //! From host name and path to the backend that serves them.
 //!
-//! [`Routing`] holds the route table, one immutable image that is replaced as a whole, and in front of it the
-//! route cache. The data plane reads, one publisher writes; neither waits for the other.
+//! [`Routing`] holds the route table, one immutable image that is replaced as a whole, and a cache of the names that
+//! the table does not have as a whole: under wildcards, behind labels, caught by the catch-all. The data plane reads,
+//! one publisher writes; neither waits for the other.
 //!
 //! # Invariants
 //! 1. A reader sees one table; all host names that move together move with one pointer.
@@ -91,13 +92,16 @@ impl Routing {
 
     /// The routes of `host` and the generation that they were read from; `None` if no route matches.
     #[must_use]
-    pub fn resolve(&self, host: &HostName) -> Option<(u64, Arc<HostMatch>)> {
+    pub fn resolve(&self, host: &HostName) -> Option<(u64, HostMatch)> {
+        let table = self.table.load();
+        if let Some(found) = table.resolve_exact(host) {
+            return Some((table.generation(), found));
+        }
         let generation = self.generation();
         if let Some(found) = self.cache.find(host, generation) {
             return Some((generation, found));
         }
-        let table = self.table.load();
-        let found = Arc::new(table.resolve(host)?);
+        let found = table.resolve_other(host)?;
         self.cache.insert(host, table.generation(), &found);
         Some((table.generation(), found))
     }
@@ -150,16 +154,35 @@ mod tests {
 
     #[test]
     fn a_publish_outdates_every_cached_answer() {
+        for route in ["a.test", "*.test", "*"] {
+            let routing = Routing::new(1);
+            let host: HostName = "a.test".parse().unwrap();
+            let (old, new) = (backend("old"), backend("new"));
+            routing.publish(|edit| edit.route(&pattern(route), "/", &old));
+            let (first, found) = routing.resolve(&host).unwrap();
+            assert!(Arc::ptr_eq(found.routes().paths()[0].backend(), &old));
+            routing.publish(|edit| edit.route(&pattern(route), "/", &new));
+            let (second, found) = routing.resolve(&host).unwrap();
+            assert!(Arc::ptr_eq(found.routes().paths()[0].backend(), &new));
+            assert_eq!((first, second), (1, 2));
+        }
+    }
+
+    #[test]
+    fn a_name_that_gets_a_route_of_its_own_is_not_answered_from_the_cache() {
         let routing = Routing::new(1);
         let host: HostName = "a.test".parse().unwrap();
-        let (old, new) = (backend("old"), backend("new"));
-        routing.publish(|edit| edit.route(&pattern("a.test"), "/", &old));
-        let (first, found) = routing.resolve(&host).unwrap();
-        assert!(Arc::ptr_eq(found.routes().paths()[0].backend(), &old));
-        routing.publish(|edit| edit.route(&pattern("a.test"), "/", &new));
-        let (second, found) = routing.resolve(&host).unwrap();
-        assert!(Arc::ptr_eq(found.routes().paths()[0].backend(), &new));
-        assert_eq!((first, second), (1, 2));
+        let (wild, own) = (backend("wild"), backend("own"));
+        routing.publish(|edit| edit.route(&pattern("*.test"), "/", &wild));
+        routing.resolve(&host).unwrap();
+        for (route, expected) in [(vec![("a.test", &own)], &own), (vec![], &wild)] {
+            routing.publish(|edit| {
+                edit.set(&pattern("a.test"), Vec::new());
+                route.iter().for_each(|(name, backend)| edit.route(&pattern(name), "/", backend));
+            });
+            let (_, found) = routing.resolve(&host).unwrap();
+            assert!(Arc::ptr_eq(found.routes().paths()[0].backend(), expected));
+        }
     }
 
     #[test]
@@ -167,10 +190,10 @@ mod tests {
         let routing = Routing::new(1);
         let host: HostName = "a.test".parse().unwrap();
         let (old, new) = (backend("old"), backend("new"));
-        routing.publish(|edit| edit.route(&pattern("a.test"), "/", &old));
+        routing.publish(|edit| edit.route(&pattern("*.test"), "/", &old));
         let slow_reader = routing.table();
-        let read = Arc::new(slow_reader.resolve(&host).unwrap());
-        routing.publish(|edit| edit.route(&pattern("a.test"), "/", &new));
+        let read = slow_reader.resolve(&host).unwrap();
+        routing.publish(|edit| edit.route(&pattern("*.test"), "/", &new));
         routing.cache.insert(&host, slow_reader.generation(), &read);
         let (_, found) = routing.resolve(&host).unwrap();
         assert!(Arc::ptr_eq(found.routes().paths()[0].backend(), &new));

@@ -23,7 +23,7 @@ def tool(name):
 def check(options):
     """Refuses to start if something is missing."""
     needed = {"nginx"} | {name for name in ("haproxy",) if {"haproxy", "relay"} & set(options.peers)}
-    if not options.instructions and not options.memory:
+    if not options.instructions and not options.memory and not options.swaps:
         needed.add("wrk")
     if options.instructions and not perf_counts():
         needed.add("valgrind")

@@ -52,14 +52,14 @@ def signal_group(process, number):
         pass  # It is gone already.
 
 
-def wait_until(ready, process, log, seconds=120):
+def wait_until(ready, process, log, seconds=120, pause=0.02):
     """Waits for `ready()`; refuses if the process ends first."""
     deadline = time.monotonic() + seconds
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             told = Path(log).read_text(errors="replace")[-2000:]
             raise Refused(f"{process.args[0]} did not start:\n{told}")
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def group_of(process):

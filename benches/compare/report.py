@@ -58,6 +58,12 @@ def memory(measured):
     return "\n".join(lines)
 
 
+def swaps(measured):
+    lines = ["", "| what | median ms | longest ms | rounds |", "|---|---:|---:|---:|"]
+    lines += [f"| {what} | {median(took):.1f} | {max(took):.1f} | {len(took)} |" for what, took in measured.items()]
+    return "\n".join(lines)
+
+
 def instructions(measured, options):
     lines = [
         "",

@@ -5,19 +5,19 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::io::Interest;
 
+use crate::routing::HostName;
 use crate::routing::backend::Cut;
-use crate::routing::{Backend, HostMatch, HostName};
-use crate::upstream::{Abort, Activity, LocalBackend, Phase, Read, Upstreams};
+use crate::upstream::{Abort, Activity, Phase, Read};
 
 use super::error::ForwardError;
 use super::headers::Peer;
+use super::memo::Memo;
 use super::raw_heads::RawHeads;
 use super::socket::{Heard, Socket};
 use super::tls::{Tls, ToHttps};
@@ -58,29 +58,6 @@ pub(crate) struct Client {
 struct Current {
     began: Instant,
     method: Method,
-    host: HeaderValue,
-}
-
-/// A resolved host name, valid for one generation of the route table.
-pub(crate) struct Memo {
-    pub(crate) generation: u64,
-    authority: HeaderValue,
-    pub(crate) found: Arc<HostMatch>,
-    /// Its requests are to come by https.
-    pub(crate) https: Option<ToHttps>,
-    /// The backend that was used last.
-    last: RefCell<Option<Rc<LocalBackend>>>,
-}
-
-impl Memo {
-    /// The local side of `backend`.
-    pub(crate) fn backend(&self, backend: &Arc<Backend>, upstreams: &Upstreams) -> Rc<LocalBackend> {
-        let mut last = self.last.borrow_mut();
-        match &*last {
-            Some(local) if Arc::ptr_eq(&local.backend, backend) => Rc::clone(local),
-            Some(_) | None => Rc::clone(last.insert(upstreams.backend(backend))),
-        }
-    }
 }
 
 impl Client {
@@ -102,11 +79,7 @@ impl Client {
             is_answering: Cell::new(false),
             withheld: Cell::new(None),
             has_more: Cell::new(false),
-            current: RefCell::new(Current {
-                began: worker.clock.now(),
-                method: Method::GET,
-                host: HeaderValue::from_static(""),
-            }),
+            current: RefCell::new(Current { began: worker.started, method: Method::GET }),
         }
     }
 
@@ -170,17 +143,24 @@ impl Client {
             self.worker.cells().memo_hits.add(1);
             return Ok(Rc::clone(memo));
         }
+        // What one connection with TLS may carry says nothing of another one.
+        if self.tls.is_none()
+            && let Some(memo) = self.worker.memos.find(authority, generation)
+        {
+            self.worker.cells().memo_hits.add(1);
+            self.memo.replace(Some(Rc::clone(&memo)));
+            return Ok(memo);
+        }
         self.worker.cells().memo_misses.add(1);
         let name = authority.to_str().ok().and_then(|text| HostName::from_authority(text).ok());
         let name = name.ok_or(ForwardError::BadRequest("The host name is not valid."))?;
         // Once for each generation of the routes: whoever changes what TLS asks publishes them again.
         let https = self.check_tls(&name)?;
         let (generation, found) = self.worker.routing.resolve(&name).ok_or(ForwardError::NoRoute)?;
-        // A copy: what was received is a slice of the read buffer, and would keep all of it for as long as the
-        // connection lives.
-        let authority = HeaderValue::from_bytes(authority.as_bytes()).unwrap_or_else(|_| authority.clone());
-        self.current.borrow_mut().host = authority.clone();
-        let memo = Rc::new(Memo { generation, authority, found, https, last: RefCell::default() });
+        let memo = Rc::new(Memo::new(generation, authority, found, https));
+        if self.tls.is_none() {
+            self.worker.memos.keep(&memo);
+        }
         self.memo.replace(Some(Rc::clone(&memo)));
         Ok(memo)
     }
@@ -258,10 +238,13 @@ impl Client {
     /// The request that is being served, as something that was ended at `now`.
     pub(crate) fn as_cut(&self, is_stream: bool, now: Instant) -> Cut {
         let current = self.current.borrow();
+        // What is being served was resolved, and nothing since.
+        let memo = self.memo.borrow();
+        let host = memo.as_ref().map_or(&b""[..], |memo| memo.authority.as_bytes());
         Cut {
             stream: is_stream,
             method: current.method.to_string(),
-            host: String::from_utf8_lossy(current.host.as_bytes()).into_owned(),
+            host: String::from_utf8_lossy(host).into_owned(),
             age: now.saturating_duration_since(current.began),
         }
     }

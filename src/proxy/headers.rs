@@ -25,17 +25,22 @@ pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// Fields that are put on: room for them at once, and not by and by.
+const ADDED: usize = 9;
+
 /// How often our own name may stand in `Via` before it is a loop.
 const LOOP_MAX: usize = 5;
 
 /// What is known of the peer of a client connection, made ready once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
     is_trusted: bool,
     pub(crate) scheme: Scheme,
     text: HeaderValue,
-    port: HeaderValue,
+    /// That it came to.
+    port: u16,
+    port_text: HeaderValue,
 }
 
 /// `Via` as we write it.
@@ -56,8 +61,14 @@ impl Peer {
             is_trusted: trusted.iter().any(|net| net.contains(&address)),
             scheme,
             text: text.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-            port: HeaderValue::from(port),
+            port,
+            port_text: HeaderValue::from(port),
         }
+    }
+
+    /// Whether it is what is known of another connection of `peer` to `port`.
+    pub(crate) fn is_of(&self, peer: SocketAddr, (scheme, port): (Scheme, u16)) -> bool {
+        (self.scheme, self.port) == (scheme, port) && self.address == peer.ip().to_canonical()
     }
 
     pub(crate) fn is_trusted(&self) -> bool {
@@ -116,6 +127,7 @@ pub(crate) fn to_upstream(
     exact_body: Option<u64>,
     client: &Client,
 ) -> Result<(), ForwardError> {
+    headers.reserve(ADDED);
     let seen = checked.seen;
     let takes_trailers = seen.has(Seen::TE)
         && tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
@@ -241,7 +253,7 @@ fn tell_client(headers: &mut HeaderMap, checked: &Checked, peer: &Peer, trusted:
         headers.insert(X_FORWARDED_FOR, hops);
         headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(peer.scheme.as_str()));
         headers.entry(X_FORWARDED_HOST).or_insert_with(|| checked.authority.clone());
-        headers.entry(X_FORWARDED_PORT).or_insert_with(|| peer.port.clone());
+        headers.entry(X_FORWARDED_PORT).or_insert_with(|| peer.port_text.clone());
         let client = || HeaderValue::from_str(&client.to_string()).unwrap_or_else(|_| peer.text.clone());
         headers.entry(X_REAL_IP).or_insert_with(client);
         return;
@@ -253,7 +265,7 @@ fn tell_client(headers: &mut HeaderMap, checked: &Checked, peer: &Peer, trusted:
     headers.insert(X_FORWARDED_FOR, peer.text.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(peer.scheme.as_str()));
     headers.insert(X_FORWARDED_HOST, checked.authority.clone());
-    headers.insert(X_FORWARDED_PORT, peer.port.clone());
+    headers.insert(X_FORWARDED_PORT, peer.port_text.clone());
     headers.insert(X_REAL_IP, peer.text.clone());
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn turn_away(stream: TcpStream) {
 
 /// Serves requests until either side closes.
 pub(crate) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
-    let Admitted { stream, scheme, peer, place: _place } = admitted;
+    let Admitted { stream, scheme, peer, place: _place, counted: _counted } = admitted;
     let (socket, tls) = match (scheme, worker.certs()) {
         (Scheme::Https, Some(certs)) => {
             // Boxed because a handshake is over soon.

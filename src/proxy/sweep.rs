@@ -26,6 +26,7 @@ impl Worker {
                 activity.wake();
             }
         }
+        self.memos.sweep(self.routing.generation());
         self.obey();
     }
 

@@ -9,8 +9,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinError;
 
 use crate::certs::Certs;
 use crate::clock::Clock;
@@ -23,6 +23,7 @@ use super::access_log::AccessLog;
 use super::addresses::{Addresses, Place};
 use super::client::Client;
 use super::headers::{Peer, Via};
+use super::memo::Memos;
 use super::request_id::RequestIds;
 use super::retry::RetryBudget;
 use super::server;
@@ -41,7 +42,7 @@ pub(crate) struct Worker {
     pub(crate) routing: Arc<Routing>,
     pub(crate) settings: Arc<ProxySettings>,
     pub(crate) clock: Arc<dyn Clock>,
-    started: Instant,
+    pub(crate) started: Instant,
     pub(crate) now: Rc<Cell<Tick>>,
     pub(crate) upstreams: Upstreams,
     pub(crate) ids: RequestIds,
@@ -50,8 +51,11 @@ pub(crate) struct Worker {
     /// Lent to tunnels for one read.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(super) limits: TickLimits,
-    clients: RefCell<HashMap<u64, Rc<Client>>>,
+    clients: RefCell<Clients>,
     next_client: Cell<u64>,
+    open: Open,
+    last_peer: RefCell<Option<Peer>>,
+    pub(crate) memos: Memos,
     pub(crate) uploads: Uploads,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) access_log: Option<AccessLog>,
@@ -61,6 +65,19 @@ pub(crate) struct Worker {
     pub(super) swept_generation: Cell<u64>,
     is_draining: Cell<bool>,
 }
+
+type Clients = HashMap<u64, Rc<Client>, foldhash::fast::RandomState>;
+
+/// How many connections a worker has, those included that it has not come to.
+#[derive(Default)]
+struct Open {
+    count: Cell<usize>,
+    is_awaited: Cell<bool>,
+    ended: Notify,
+}
+
+/// One of them, until its task ends.
+pub(crate) struct Counted(Rc<Worker>);
 
 /// What a worker has in common with the others, and never writes to.
 #[derive(Clone)]
@@ -107,6 +124,7 @@ pub(crate) struct Admitted {
     pub(crate) peer: Peer,
     /// Among the connections of its address, if they are counted.
     pub(crate) place: Option<Place>,
+    pub(crate) counted: Counted,
 }
 
 /// A client's place in its worker's list, for as long as the connection lives.
@@ -136,6 +154,9 @@ impl Worker {
             limits: limits.in_ticks(),
             clients: RefCell::default(),
             next_client: Cell::new(0),
+            open: Open::default(),
+            last_peer: RefCell::default(),
+            memos: Memos::default(),
             uploads: Uploads::default(),
             telemetry,
             access_log,
@@ -151,9 +172,9 @@ impl Worker {
     }
 
     /// Admits a connection, unless its address has too many.
-    fn admit(&self, accepted: Accepted) -> Option<Admitted> {
+    fn admit(self: &Rc<Self>, accepted: Accepted) -> Option<Admitted> {
         let Accepted { stream, peer, scheme, port } = accepted;
-        let peer = Peer::new(peer, (scheme, port), &self.settings.trusted_proxies);
+        let peer = self.peer(peer, (scheme, port));
         let place = match &self.addresses {
             Some(addresses) if !peer.is_trusted() => match addresses.enter(peer.address) {
                 Some(place) => Some(place),
@@ -168,7 +189,19 @@ impl Worker {
             },
             Some(_) | None => None,
         };
-        Some(Admitted { stream, scheme, peer, place })
+        self.open.count.set(self.open.count.get() + 1);
+        Some(Admitted { stream, scheme, peer, place, counted: Counted(Rc::clone(self)) })
+    }
+
+    /// What is known of `peer`. Often it is the one that came last: what stands before Lockgate is few.
+    fn peer(&self, peer: SocketAddr, (scheme, port): (Scheme, u16)) -> Peer {
+        let mut last = self.last_peer.borrow_mut();
+        match &*last {
+            Some(last) if last.is_of(peer, (scheme, port)) => last.clone(),
+            Some(_) | None => {
+                last.insert(Peer::new(peer, (scheme, port), &self.settings.trusted_proxies)).clone()
+            }
+        }
     }
 
     /// Whether responses say that their connection closes.
@@ -212,7 +245,7 @@ impl Worker {
         self.telemetry.of(self.number)
     }
 
-    pub(crate) fn clients(&self) -> Ref<'_, HashMap<u64, Rc<Client>>> {
+    pub(crate) fn clients(&self) -> Ref<'_, Clients> {
         self.clients.borrow()
     }
 }
@@ -227,31 +260,46 @@ impl Drop for Listed {
     }
 }
 
-/// Accepts and serves until the data plane ends.
+impl Open {
+    /// Waits until there are less than `count`.
+    async fn less_than(&self, count: usize) {
+        while self.count.get() >= count {
+            self.is_awaited.set(true);
+            self.ended.notified().await;
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Open { count, is_awaited, ended } = &self.0.open;
+        count.set(count.get() - 1);
+        if is_awaited.take() {
+            ended.notify_waiters();
+        }
+        // A panic ends one connection and no other; it is a fault of ours all the same.
+        if std::thread::panicking() {
+            tracing::error!("a connection's task panicked");
+        }
+    }
+}
+
+/// Accepts and serves until the data plane ends. What is left then ends with the runtime.
 pub(crate) async fn run(
     worker: Rc<Worker>,
     listeners: Vec<Listener>,
     connections_max: usize,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let mut connections = JoinSet::new();
     let mut ticks = tokio::time::interval(worker.settings.limits.tick);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut signals = worker.routing.signals();
-    let mut listeners = Some(listeners);
+    // Apart, so that what comes here is rare: each time the runtime wakes itself by a system call.
+    let mut accepting = tokio::task::spawn_local(accept_all(Rc::clone(&worker), listeners, connections_max));
     loop {
-        let accepts = listeners.as_deref().filter(|_| connections.len() < connections_max);
         tokio::select! {
-            accepted = accept(accepts.unwrap_or_default()), if accepts.is_some() => match accepted {
-                Ok(accepted) => {
-                    if let Some(admitted) = worker.admit(accepted) {
-                        // Boxed because the task's cell is moved several times, with all that is in it.
-                        connections.spawn_local(Box::pin(server::serve(Rc::clone(&worker), admitted)));
-                    }
-                }
-                Err(_exhausted) => tokio::time::sleep(ACCEPT_PAUSE).await,
-            },
-            Some(ended) = connections.join_next() => report(ended),
+            ended = &mut accepting, if !worker.is_draining() => return give_up(ended),
+            () = worker.open.less_than(1), if worker.is_draining() => break,
             _ = ticks.tick() => worker.tick(),
             Ok(()) = signals.changed() => worker.obey(),
             changed = stage.changed() => {
@@ -260,7 +308,7 @@ pub(crate) async fn run(
                 match now {
                     Stage::Serving => {}
                     Stage::Draining => {
-                        listeners = None;
+                        accepting.abort();
                         worker.is_draining.set(true);
                         worker.refuse_held();
                     }
@@ -268,13 +316,34 @@ pub(crate) async fn run(
                 }
             }
         }
-        if worker.is_draining() && connections.is_empty() {
-            break;
-        }
     }
     worker.end_all();
-    connections.shutdown().await;
     worker.upstreams.close();
+}
+
+/// Accepts as long as it is polled.
+async fn accept_all(worker: Rc<Worker>, listeners: Vec<Listener>, connections_max: usize) {
+    loop {
+        worker.open.less_than(connections_max).await;
+        match accept(&listeners).await {
+            Ok(accepted) => {
+                if let Some(admitted) = worker.admit(accepted) {
+                    // Boxed because the task's cell is moved several times, with all that is in it.
+                    tokio::task::spawn_local(Box::pin(server::serve(Rc::clone(&worker), admitted)));
+                }
+            }
+            Err(_exhausted) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// A worker that cannot accept is none.
+fn give_up(accepting: Result<(), JoinError>) {
+    if let Err(error) = accepting
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 /// Waits for a connection on any of `listeners`.
@@ -288,13 +357,4 @@ async fn accept(listeners: &[Listener]) -> std::io::Result<Accepted> {
         accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
     })
     .await
-}
-
-/// A panic ends one connection and no other; it is a fault of ours all the same.
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a connection's task panicked");
-    }
 }

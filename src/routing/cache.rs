@@ -1,6 +1,6 @@
-//! The route cache: resolved host names in front of the table, each tagged with its table's generation.
+//! The route cache: how host names were resolved that the table does not have as a whole, each tagged with its table's
+//! generation.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
@@ -15,7 +15,7 @@ const ENTRIES_MAX: usize = 65_536;
 /// generation invalidates all of them.
 #[derive(Debug, Default)]
 pub struct RouteCache {
-    entries: DashMap<HostName, (u64, Arc<HostMatch>), foldhash::fast::RandomState>,
+    entries: DashMap<HostName, (u64, HostMatch), foldhash::fast::RandomState>,
     /// About how many entries there are: `DashMap::len` would take every shard's lock.
     count: AtomicUsize,
     /// The generation of the last sweep.
@@ -23,22 +23,22 @@ pub struct RouteCache {
 }
 
 impl RouteCache {
-    pub(super) fn find(&self, host: &HostName, generation: u64) -> Option<Arc<HostMatch>> {
+    pub(super) fn find(&self, host: &HostName, generation: u64) -> Option<HostMatch> {
         let entry = self.entries.get(host)?;
         let (tag, found) = entry.value();
         let valid = *tag == generation || crate::fault::sabotaged("cache_without_generation");
-        valid.then(|| Arc::clone(found))
+        valid.then(|| found.clone())
     }
 
-    pub(super) fn insert(&self, host: &HostName, generation: u64, found: &Arc<HostMatch>) {
+    pub(super) fn insert(&self, host: &HostName, generation: u64, found: &HostMatch) {
         if let Some(mut entry) = self.entries.get_mut(host) {
-            *entry = (generation, Arc::clone(found));
+            *entry = (generation, found.clone());
             return;
         }
         if self.count.load(Ordering::Relaxed) >= ENTRIES_MAX {
             return;
         }
-        if self.entries.insert(host.clone(), (generation, Arc::clone(found))).is_none() {
+        if self.entries.insert(host.clone(), (generation, found.clone())).is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -62,6 +62,8 @@ impl RouteCache {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::routing::path::PathPrefix;
     use crate::routing::table::PathRoute;

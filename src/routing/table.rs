@@ -67,11 +67,11 @@ pub enum Via {
     Exact,
     /// By `*.rest`; its first label may be a live ephemeral label, and otherwise the app's live version answers.
     Wildcard {
-        label: Box<str>,
+        label: Arc<str>,
     },
     /// By stripping its first label, which must be a live ephemeral label.
     Stripped {
-        label: Box<str>,
+        label: Arc<str>,
     },
     /// By the catch-all route.
     Any,
@@ -122,9 +122,17 @@ impl RouteTable {
     /// the catch-all.
     #[must_use]
     pub fn resolve(&self, host: &HostName) -> Option<HostMatch> {
-        if let Some(routes) = self.exact.get(host.as_str()) {
-            return Some(HostMatch { routes: Arc::clone(routes), via: Via::Exact });
-        }
+        self.resolve_exact(host).or_else(|| self.resolve_other(host))
+    }
+
+    /// The routes of `host` by its whole name.
+    pub(super) fn resolve_exact(&self, host: &HostName) -> Option<HostMatch> {
+        let routes = self.exact.get(host.as_str())?;
+        Some(HostMatch { routes: Arc::clone(routes), via: Via::Exact })
+    }
+
+    /// The routes of `host` where it has none by its whole name.
+    pub(super) fn resolve_other(&self, host: &HostName) -> Option<HostMatch> {
         if let Some((label, rest)) = host.split_first_label() {
             if let Some(routes) = self.wildcard.get(rest) {
                 return Some(HostMatch {

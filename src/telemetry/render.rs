@@ -178,7 +178,7 @@ fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) ->
             &cells.gate_refusals
         }),
         ("retries", "Requests sent to a target once more", |cells| &cells.retries),
-        ("route_memo_hits", "Requests whose connection knew the route", |cells| &cells.memo_hits),
+        ("route_memo_hits", "Requests whose route was known from an earlier one", |cells| &cells.memo_hits),
         ("route_memo_misses", "Requests whose route was looked up", |cells| &cells.memo_misses),
         ("drain_cut", "Requests and streams ended at their drain deadline", |cells| &cells.cuts),
         ("access_log_dropped", "Lines that the access log had no room for", |cells| {

@@ -130,7 +130,12 @@ impl AsyncWrite for UpstreamIo {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.memory.remember(bufs);
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let stream = Pin::new(&mut self.get_mut().stream);
+        match bufs {
+            // As nearly always: a head without a body, for which the kernel has a shorter way.
+            [only] => stream.poll_write(cx, only),
+            _ => stream.poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,0 +1,225 @@
+//! What a request may cost, by count: time is for the benches. The figures stand in docs/performance.md.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use lockgate::clock::{Clock, SystemClock};
+use lockgate::ids::InstanceId;
+use lockgate::proxy::{self, DataPlane, ProxySettings};
+use lockgate::routing::{Backend, Routing, Target};
+use lockgate::telemetry::BackendStats;
+use rustix::process::{Pid, Signal, kill_process};
+
+const REQUESTS: u64 = 2000;
+
+/// Allocations of a request on a kept connection, and of one on a connection of its own.
+const ON_A_KEPT_CONNECTION: u64 = 6;
+const ON_ITS_OWN: u64 = 23;
+
+/// System calls that read, and that write, for a request on a kept connection: one for the client and one for the
+/// upstream.
+const READS: u64 = 2;
+const WRITES: u64 = 2;
+
+/// What else the data plane allocates meanwhile: once in a tick, and once for many requests.
+const BESIDE: u64 = REQUESTS / 5;
+
+const KEPT: &str = "GET /100 HTTP/1.1\r\nHost: budget.test\r\n\r\n";
+const CLOSING: &str = "GET /100 HTTP/1.1\r\nHost: budget.test\r\nConnection: close\r\n\r\n";
+
+/// As nginx answers, with the last byte of its body as the end.
+const ANSWER: &str = "HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sat, 01 Jan 2000 00:00:00 GMT\r\n\
+    Content-Type: application/octet-stream\r\nContent-Length: 10\r\nLast-Modified: Sat, 01 Jan 2000 00:00:00 GMT\r\n\
+    Connection: keep-alive\r\nETag: \"6a1a-64\"\r\nAccept-Ranges: bytes\r\n\r\nxxxxxxxxx!";
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// This thread plays a client or an upstream, and is not what is measured.
+    static IS_OURS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The system's allocator, counting what other threads than ours ask for.
+struct Counting;
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn count() {
+    if !IS_OURS.get() {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: it is the system's allocator, which does all of the work; counting does not allocate.
+#[expect(unsafe_code, reason = "there is no other way to count allocations")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+}
+
+#[test]
+fn a_request_is_within_its_budget_of_allocations() {
+    IS_OURS.set(true);
+    let (plane, address) = start(upstream());
+    let mut kept = TcpStream::connect(address).unwrap();
+    let per_kept = counted(|| ask(&mut kept, KEPT));
+    let per_closing = counted(|| ask(&mut TcpStream::connect(address).unwrap(), CLOSING));
+    drop((kept, plane));
+    let told = format!("allocations of {REQUESTS} requests: {per_kept} kept, {per_closing} on their own");
+    assert!(per_kept <= ON_A_KEPT_CONNECTION * REQUESTS + BESIDE, "{told}");
+    assert!(per_closing <= ON_ITS_OWN * REQUESTS + BESIDE, "{told}");
+    println!("{told}");
+}
+
+#[test]
+fn a_request_on_a_kept_connection_takes_one_read_and_one_write_on_each_side() {
+    IS_OURS.set(true);
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("SKIPPED: strace: a_request_on_a_kept_connection_takes_one_read_and_one_write_on_each_side");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (mut traced, address) = serve_under_strace(folder.path(), upstream());
+    let mut client = connect(address);
+    (0..REQUESTS).for_each(|_| ask(&mut client, KEPT));
+    stop(&mut traced);
+    let told = std::fs::read_to_string(folder.path().join("calls")).unwrap();
+    let reads = calls(&told, &["recvfrom", "recvmsg", "readv"]);
+    let writes = calls(&told, &["sendto", "sendmsg", "writev"]);
+    assert!(reads >= READS * REQUESTS && writes >= WRITES * REQUESTS, "not counted:\n{told}");
+    assert!(reads <= READS * REQUESTS + BESIDE && writes <= WRITES * REQUESTS + BESIDE, "{told}");
+}
+
+/// A whole Lockgate with one worker, whose system calls are counted into the file `calls` when it ends.
+fn serve_under_strace(folder: &Path, upstream: SocketAddr) -> (Child, SocketAddr) {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = serde_json::json!({
+        "listeners": { "http": { "address": address } },
+        "admin": { "socket": folder.join("admin.sock") },
+        "data_dir": folder.join("data"),
+        "runtime": "process",
+        "workers": 1,
+        "access_log": "off",
+        "services": { "budget": { "upstreams": [format!("http://{upstream}")], "hosts": ["*"] } },
+    });
+    std::fs::write(folder.join("lockgate.yaml"), config.to_string()).unwrap();
+    let log = std::fs::File::create(folder.join("log")).unwrap();
+    let traced = Command::new("strace")
+        .args(["-f", "-c", "-o"])
+        .arg(folder.join("calls"))
+        .args([env!("CARGO_BIN_EXE_lockgate"), "serve", "--config"])
+        .arg(folder.join("lockgate.yaml"))
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    (traced, address)
+}
+
+/// Once it serves.
+#[expect(clippy::disallowed_methods, reason = "a process that starts has nothing else to be waited on")]
+fn connect(address: SocketAddr) -> TcpStream {
+    let serves = |_: &u32| TcpStream::connect(address).is_ok_and(|mut client| try_ask(&mut client, CLOSING));
+    (0..1000).inspect(|_| thread::sleep(Duration::from_millis(20))).find(serves).expect("it does not serve");
+    TcpStream::connect(address).unwrap()
+}
+
+/// Asks what is traced to end, and waits for both.
+fn stop(strace: &mut Child) {
+    let id = strace.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let traced = Pid::from_raw(children.split_whitespace().next().unwrap().parse().unwrap()).unwrap();
+    kill_process(traced, Signal::TERM).unwrap();
+    strace.wait().unwrap();
+}
+
+/// How often strace counted calls of these names: the fourth column, and the name is the last.
+fn calls(told: &str, names: &[&str]) -> u64 {
+    let lines = told.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let counted = lines.filter(|words| words.last().is_some_and(|name| names.contains(name)));
+    counted.map(|words| words[3].parse::<u64>().unwrap()).sum()
+}
+
+/// What the data plane allocates for [`REQUESTS`] calls, once it has all that it keeps.
+fn counted(mut request: impl FnMut()) -> u64 {
+    (0..100).for_each(|_| request());
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    (0..REQUESTS).for_each(|_| request());
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+/// One worker with all that is on by default.
+fn start(upstream: SocketAddr) -> (DataPlane, SocketAddr) {
+    let routing = Arc::new(Routing::new(1));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let settings = ProxySettings { listen: vec!["127.0.0.1:0".parse().unwrap()], ..ProxySettings::default() };
+    let plane = proxy::start(settings, &routing, &clock).unwrap();
+    let target = Arc::new(Target::new(InstanceId::generate(), upstream, 1));
+    let stats = Arc::new(BackendStats::for_service("budget", 1));
+    let backend = Arc::new(Backend::new(Box::new([target]), stats));
+    routing.publish(|edit| edit.route(&"*".parse().unwrap(), "/", &backend));
+    let address = plane.addresses()[0];
+    (plane, address)
+}
+
+/// Answers every request on one connection at a time.
+fn upstream() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        IS_OURS.set(true);
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            while read_until(&mut stream, b"\r\n\r\n") {
+                stream.write_all(ANSWER.as_bytes()).unwrap();
+            }
+        }
+    });
+    address
+}
+
+fn ask(client: &mut TcpStream, request: &str) {
+    assert!(try_ask(client, request), "no whole answer");
+}
+
+fn try_ask(client: &mut TcpStream, request: &str) -> bool {
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    client.write_all(request.as_bytes()).unwrap();
+    read_until(client, b"\r\n\r\nxxxxxxxxx!")
+}
+
+/// Reads until what came ends with `end`; `false` if the other side ends before.
+fn read_until(stream: &mut TcpStream, end: &[u8]) -> bool {
+    let (mut read, mut buf) = (0, [0; 8192]);
+    while !buf[..read].ends_with(end) {
+        match stream.read(&mut buf[read..]) {
+            Ok(0) | Err(_) => return false,
+            Ok(more) => read += more,
+        }
+    }
+    true
+}
