@@ -55,6 +55,12 @@ pub struct AppSettings {
     pub wake_queue: u32,
     /// After a start that failed, requests do not start the version again for so long: 503 `wake_failed` at once.
     pub wake_backoff: Delay,
+    /// A preview, or what is live in an environment for previews, that had no request for so long and has nothing in
+    /// flight goes to standby by itself; 0s is never. As `ephemeral.idle_after` of the configuration says if not given.
+    /// With `wake: false` nothing does, because no request would start it again.
+    pub idle_after: Option<Delay>,
+    /// Production goes to standby in the same way, and stays live. It never does otherwise.
+    pub scale_to_zero: bool,
     /// Who may see the app's previews (its ephemeral deployments), from their next deploy on; as
     /// `ephemeral.preview_auth` of the configuration says if not given.
     pub preview_auth: Option<PreviewAuthSettings>,
@@ -333,6 +339,8 @@ impl Default for AppSettings {
             wake_timeout: Delay::seconds(30),
             wake_queue: 1000,
             wake_backoff: Delay::seconds(30),
+            idle_after: None,
+            scale_to_zero: false,
             preview_auth: None,
         }
     }

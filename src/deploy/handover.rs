@@ -113,8 +113,7 @@ impl Engine {
         limit: Duration,
     ) -> Result<(), Stop> {
         self.revivals.stop(from.id).await;
-        let mut targets = self.publisher.live_targets(from.id);
-        targets.extend(self.publisher.own_targets(from.id));
+        let targets = self.publisher.all_targets(from.id);
         for target in &targets {
             target.gate.close();
         }
@@ -166,9 +165,7 @@ impl Engine {
             let instances = self.now(woken).await;
             self.commit_warm(from, &instances, None).await?;
             self.set_targets(from, &instances);
-            let mut targets = self.publisher.live_targets(from.id);
-            targets.extend(self.publisher.own_targets(from.id));
-            targets.iter().for_each(|target| reopen(target));
+            self.publisher.all_targets(from.id).iter().for_each(|target| reopen(target));
             Ok::<(), Stop>(())
         };
         match given.await {

@@ -10,7 +10,7 @@ use super::instances::Afterwards;
 use super::live::{Swapped, json};
 use super::steps;
 use crate::fault;
-use crate::store::{Deployment, DeploymentStatus, Failure, Operation, OperationState};
+use crate::store::{Deployment, DeploymentStatus, DesiredState, Failure, Operation, OperationState};
 
 impl Engine {
     /// The new version did not hold: the old one serves again, and the new one drains and goes.
@@ -30,7 +30,10 @@ impl Engine {
             None => None,
         };
         let is_there = match &from {
-            Some(old) => self.runs(old).await,
+            // One in standby was so before it was replaced, and is woken by whoever asks for it.
+            Some(old) => {
+                self.runs(old).await || old.desired_state == DesiredState::Standby && old.settings.wake
+            }
             None => false,
         };
         let Some(old) = from.filter(|_| is_there) else {

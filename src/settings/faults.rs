@@ -94,6 +94,14 @@ impl AppSettings {
                 refuse(!word.contains('\0'), &field, "contains a NUL", NUL);
             }
         }
+        let remedy = "write wake: true, or leave out scale_to_zero";
+        let wakes = self.wake || !self.scale_to_zero;
+        refuse(
+            wakes,
+            "scale_to_zero",
+            "is true, and with wake: false no request would start it again",
+            remedy,
+        );
         refuse(self.port != Some(0), "port", "is 0", "name the port that the app listens on");
         if let Some(auth) = self.preview_auth.as_ref().filter(|auth| auth.mode == PreviewAuthMode::Basic) {
             let is_user = !auth.user.is_empty() && !auth.user.contains(':');

@@ -14,6 +14,7 @@ mod ca;
 mod commands;
 #[cfg(feature = "fault")]
 mod crash;
+mod crash_idle;
 #[cfg(feature = "fault")]
 mod crash_commands;
 #[cfg(feature = "fault")]
