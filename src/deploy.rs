@@ -24,6 +24,7 @@ mod health;
 mod history;
 mod host_change;
 mod hosts;
+mod hours;
 mod idle;
 mod instances;
 mod live;

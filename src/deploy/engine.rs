@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::evidence::Baselines;
 use super::executor::Lanes;
+use super::hours::Hours;
 use super::idle::Idles;
 use super::publisher::Publisher;
 use super::restarts::Restarts;
@@ -60,6 +61,7 @@ pub(super) struct Engine {
     pub(super) revivals: Revivals,
     pub(super) wakes: Wakes,
     pub(super) idles: Idles,
+    pub(super) hours: Hours,
     /// Owns every task of the engine.
     pub(super) tasks: TaskTracker,
     /// Ends the engine's own loops; operations are left to the journal.
@@ -127,6 +129,7 @@ impl Engine {
             revivals: Revivals::default(),
             wakes: Wakes::default(),
             idles: Idles::default(),
+            hours: Hours::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             progress: Mutex::default(),

@@ -59,6 +59,8 @@ pub(super) enum Job {
     Fire(Timer),
     /// Nobody asked for it in its time.
     Rest(DeploymentId),
+    /// Its office hours are over.
+    StandBy { deployment: DeploymentId, decided: CancellationToken },
 }
 
 /// What a lane has for somebody who wants to submit.
@@ -121,6 +123,10 @@ impl Engine {
                 Job::Run { operation, .. } => Box::pin(self.run(operation, &token)).await,
                 Job::Fire(timer) => self.fire(timer).await,
                 Job::Rest(deployment) => self.rest(deployment).await,
+                Job::StandBy { deployment, decided } => {
+                    self.put_into_standby(deployment).await;
+                    decided.cancel();
+                }
             }
         }
     }
@@ -155,7 +161,8 @@ impl Engine {
                 self.end(operation.id, OperationState::Succeeded, None, None).await;
                 Ok(())
             }
-            (Some(cutover), _) => self.resume_cutover(&operation, cutover).await,
+            // Boxed because it is rare, and large.
+            (Some(cutover), _) => Box::pin(self.resume_cutover(&operation, cutover)).await,
             (None, OperationState::Running) => self.go_on_or_undo(&operation, cancel).await,
             (None, _) => self.begin(&operation, cancel).await,
         };
@@ -272,7 +279,11 @@ impl Engine {
 
     /// Sees to it that every instance of a deployment runs and is ready. Nothing is done where that is so.
     pub(super) async fn make_warm(&self, operation: &Operation, deployment: &Deployment) -> Result<(), Stop> {
-        if self.is_warm(deployment).await? { Ok(()) } else { self.warm_up(operation, deployment, None).await }
+        if self.is_warm(deployment).await? {
+            return Ok(());
+        }
+        // Whoever cancels it drops it.
+        self.warm_up(operation, deployment, None, &CancellationToken::new()).await
     }
 
     /// After an operation that did not come to its end: what was in standby is in standby again.
@@ -408,7 +419,7 @@ impl Lanes {
         let Some(lane) = lanes.get(key) else { return LaneView::default() };
         let waiting = lane.waiting.iter().filter_map(|job| match job {
             Job::Run { operation, .. } => Some(*operation),
-            Job::Fire(_) | Job::Rest(_) => None,
+            Job::Fire(_) | Job::Rest(_) | Job::StandBy { .. } => None,
         });
         let running = lane.running.as_ref().filter(|running| !running.is_answered);
         LaneView { running: running.map(|running| running.operation), waiting: waiting.collect() }
@@ -439,7 +450,7 @@ impl Lane {
             .into_iter()
             .filter_map(|job| match job {
                 Job::Run { operation, .. } => Some(operation),
-                Job::Fire(_) | Job::Rest(_) => None,
+                Job::Fire(_) | Job::Rest(_) | Job::StandBy { .. } => None,
             })
             .collect()
     }

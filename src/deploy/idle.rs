@@ -59,11 +59,14 @@ impl Engine {
     pub(super) async fn look_for_idle(self: &Arc<Self>) -> Result<(), Stop> {
         let now = self.clock.now();
         for id in self.idles.unknown(&self.publisher.activities(), now) {
-            let time = self.idle_time(&self.deployment(id).await?).await?;
+            let time = match self.store.deployment(&id).await? {
+                Some(deployment) => self.idle_time(&deployment).await?,
+                None => Time::Never,
+            };
             self.idles.set_time(id, time);
         }
         for id in self.idles.due(now) {
-            let deployment = self.deployment(id).await?;
+            let Some(deployment) = self.store.deployment(&id).await? else { continue };
             if self.may_idle(&deployment).await? {
                 self.submit_rest(&deployment);
             }
@@ -80,19 +83,18 @@ impl Engine {
 
     async fn idle_time(&self, deployment: &Deployment) -> Result<Time, Stop> {
         let settings = &deployment.settings;
+        let environment = self.store.environment(&deployment.app, &deployment.environment).await?;
         let is_concerned = deployment.label.is_some()
             || settings.scale_to_zero
-            || self.environment_of(deployment).await?.kind == EnvironmentKind::Preview;
+            || environment.is_some_and(|environment| environment.kind == EnvironmentKind::Preview);
         let after = settings.idle_after.unwrap_or(self.options.idle_after).0;
         let rests = settings.wake && is_concerned && !after.is_zero();
         Ok(if rests { Time::After(after) } else { Time::Never })
     }
 
-    /// Whether it serves something, so that there is somebody who will ask for it: what was replaced rests by its timer.
+    /// What was replaced rests by its timer: nobody is to ask for it.
     async fn may_idle(&self, deployment: &Deployment) -> Result<bool, Stop> {
-        let serves =
-            deployment.label.is_some() || self.environment_of(deployment).await?.live == Some(deployment.id);
-        Ok(serves && self.should_run(deployment))
+        Ok(self.should_run(deployment) && self.serves_something(deployment).await?)
     }
 
     /// Puts a deployment into standby, if nobody has asked for it by now. In its lane.

@@ -212,6 +212,9 @@ impl Engine {
             }
             self.publisher.routing().sweep_cache();
             self.end_expired().await;
+            if let Err(stop) = self.look_at_hours().await {
+                warn!(?stop, "office hours not looked at; tried again");
+            }
             if let Err(stop) = self.look_for_idle().await {
                 warn!(?stop, "not known who is idle; tried again");
             }

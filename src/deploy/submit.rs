@@ -241,6 +241,7 @@ impl Orchestrator {
         }
         let turn = self.engine.publisher.turn().await;
         self.engine.store.put_apps(apps).await?;
+        self.engine.hours.changed();
         self.engine.publisher.replace(&turn, self.engine.store.routes().await?);
         Ok(())
     }
@@ -253,6 +254,7 @@ impl Orchestrator {
         self.check_app(app)?;
         let turn = self.engine.publisher.turn().await;
         if self.engine.store.put_app_once(app, key).await? {
+            self.engine.hours.changed();
             self.engine.publisher.replace(&turn, self.engine.store.routes().await?);
         }
         Ok(())

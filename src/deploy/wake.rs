@@ -184,10 +184,8 @@ impl Engine {
         let id = self.deployment_of(operation).await?.id;
         let _in_hand = tokio::select! {
             biased;
-            () = cancel.cancelled() => {
-                self.turn_away(&self.deployment(id).await?);
-                return Err(Stop::Cancelled);
-            }
+            // Who has it in hand may be about to serve it: who waits for it waits on.
+            () = cancel.cancelled() => return Err(Stop::Cancelled),
             claim = self.in_hand.claimed(id, &self.clock) => claim,
         };
         let deployment = self.fitted(self.deployment(id).await?).await?;
@@ -196,11 +194,7 @@ impl Engine {
             DesiredState::Running => {}
             DesiredState::Standby => {
                 let rest = self.rest_of(operation, &deployment).await?;
-                let woken = tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => Err(Stop::Cancelled),
-                    woken = self.warm_up(operation, &deployment, rest) => woken,
-                };
+                let woken = self.warm_up(operation, &deployment, rest, cancel).await;
                 if let Err(stop) = woken {
                     match stop {
                         Stop::Cancelled => {
@@ -228,6 +222,7 @@ impl Engine {
         operation: &Operation,
         deployment: &Deployment,
         rest: Option<Timer>,
+        cancel: &CancellationToken,
     ) -> Result<(), Stop> {
         let _claim = self.claimed_to_wake(deployment.id).await;
         let woken = self
@@ -237,7 +232,12 @@ impl Engine {
             .await?;
         let pinned = self.pinned_of(deployment)?;
         self.step(operation.id, steps::CHECK, async {
-            self.wait_all_ready(deployment, &pinned, &woken).await?;
+            // Not before: what was told to start is known by then, and can be stopped.
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(Stop::Cancelled),
+                ready = self.wait_all_ready(deployment, &pinned, &woken) => ready?,
+            }
             Ok(((), String::new()))
         })
         .await?;

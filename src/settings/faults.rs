@@ -125,6 +125,19 @@ impl AppSettings {
                 remedy: "write replicas: 1, or deploy.strategy: swap",
             });
         }
+        for (at, hours) in self.schedule.iter().enumerate() {
+            let Some((key, detail)) = hours.fault() else { continue };
+            let (value, remedy) = match key {
+                "cron" => (&hours.cron, "write minute, hour, day, month and weekday: 0 20 * * MON-FRI"),
+                _ => (&hours.timezone, "write its IANA name: Europe/Berlin"),
+            };
+            faults.push(SettingsFault {
+                field: format!("schedule[{at}].{key}"),
+                value: Some(value.clone()),
+                detail,
+                remedy,
+            });
+        }
         self.volume_faults(&mut faults);
         faults
     }

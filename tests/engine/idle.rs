@@ -229,20 +229,20 @@ async fn no_request_is_lost_or_has_its_instance_stopped_under_it_whenever_it_com
             while !stop.is_cancelled() {
                 assert_eq!(bed.serve(PREVIEW).await, preview.to_string());
                 served += 1;
-                tokio::time::sleep(Duration::from_millis(7 * client + served % 13)).await;
+                let pause = 40 + (served * 37 + client * 53) % 200;
+                tokio::time::sleep(Duration::from_millis(pause)).await;
             }
             served
         });
     }
     eventually("it rested often", async || {
         bed.clock.leap(Duration::from_secs(2));
-        bed.stops_of(preview) >= 20
+        bed.stops_of(preview) >= 8
     })
     .await;
     stop.cancel();
     let served: u64 = clients.join_all().await.into_iter().sum();
-    let starts = bed.runtime.starts(bed.runtime.of(preview)[0]);
-    assert!(served >= 20, "{served} served, {starts} starts");
+    assert!(served >= 8, "{served} served");
 }
 
 /// Whatever comes first: in the end the newest is live and serves.

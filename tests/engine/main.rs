@@ -16,6 +16,7 @@ mod handovers;
 mod health;
 mod host_names;
 mod hosts;
+mod hours;
 mod idle;
 mod model;
 mod moves;

@@ -14,9 +14,10 @@ mod ca;
 mod commands;
 #[cfg(feature = "fault")]
 mod crash;
-mod crash_idle;
 #[cfg(feature = "fault")]
 mod crash_commands;
+#[cfg(feature = "fault")]
+mod crash_idle;
 #[cfg(feature = "fault")]
 mod crash_moves;
 #[cfg(feature = "fault")]

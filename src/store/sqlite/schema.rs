@@ -9,7 +9,7 @@ use rusqlite_migration::{M, Migrations};
 pub(super) const APPLICATION_ID: i32 = 0x4c4b_4754;
 
 /// `user_version` of a database that has all of [`MIGRATIONS`].
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 /// Only ever appended to: what has been released is never edited.
 static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
@@ -19,6 +19,7 @@ static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
         M::up(ACCESS),
         M::up(CALLS),
         M::up(SPLIT),
+        M::up(HOURS),
     ])
 });
 
@@ -233,6 +234,10 @@ CREATE TABLE calls (
 
 const SPLIT: &str = "
 ALTER TABLE environments ADD COLUMN split TEXT; -- JSON; NULL: all visitors get the live version
+";
+
+const HOURS: &str = "
+ALTER TABLE apps ADD COLUMN hours_at TEXT; -- the last of its times that was heeded; NULL: it never had any
 ";
 
 #[cfg(test)]
