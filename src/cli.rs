@@ -336,6 +336,9 @@ pub struct DeployArgs {
     /// Refuse where there are too many, instead of ending the one that expires soonest.
     #[arg(long, requires = "ephemeral")]
     pub no_evict: bool,
+    /// It is reached at once, and starts with its first request.
+    #[arg(long, requires = "ephemeral")]
+    pub lazy: bool,
     /// Deploy even if an equal deployment is live.
     #[arg(long)]
     pub force: bool,
@@ -561,6 +564,7 @@ impl DeployArgs {
             label,
             ttl,
             evict: !self.no_evict,
+            lazy: self.lazy,
             force: self.force,
             cutover: !self.no_cutover,
             queue: !self.no_queue,

@@ -24,6 +24,8 @@ mod health;
 mod history;
 mod host_change;
 mod hosts;
+mod hours;
+mod idle;
 mod instances;
 mod live;
 mod moves;
@@ -84,6 +86,8 @@ pub struct Options {
     pub ephemeral_max_per_app: usize,
     /// Between two looks at all that has expired, beside the timers of each.
     pub ephemeral_sweep_every: Delay,
+    /// Without a request for so long a preview goes to standby, where its app says nothing else; zero: never.
+    pub idle_after: Delay,
     /// Labels that nobody may have, beside `www` and `admin`.
     pub reserved_labels: Vec<String>,
     /// For how long operations, deployments that serve nothing any more, and the audit trail are kept; zero: for good.
@@ -101,6 +105,7 @@ impl Default for Options {
             ephemeral_ttl: Delay::seconds(24 * 60 * 60),
             ephemeral_max_per_app: 10,
             ephemeral_sweep_every: Delay::seconds(5 * 60),
+            idle_after: Delay::seconds(60 * 60),
             reserved_labels: Vec::new(),
             preview_auth: None,
             history_keep: Delay::seconds(90 * 24 * 60 * 60),
@@ -156,6 +161,8 @@ pub struct DeployRequest {
     pub ttl: Option<Delay>,
     /// Of an ephemeral deployment, where there are too many: `false` refuses it instead of ending another one.
     pub evict: bool,
+    /// Of an ephemeral deployment: it is reached at once, and starts with its first request.
+    pub lazy: bool,
     /// Deploy even if an equal deployment is live.
     pub force: bool,
     /// `false`: become ready on its own host names and do not take the traffic.
@@ -182,6 +189,7 @@ impl Default for DeployRequest {
             label: None,
             ttl: None,
             evict: true,
+            lazy: false,
             force: false,
             cutover: true,
             queue: true,
@@ -201,6 +209,7 @@ struct InSteps<Flags> {
 }
 
 /// What of a [`DeployRequest`] still matters once its deployment is written down.
+#[expect(clippy::struct_excessive_bools, reason = "each is an answer to a question of its own")]
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct DeployFlags {
     force: bool,
@@ -208,6 +217,9 @@ struct DeployFlags {
     /// Goes live even if the environment is rolled back, and lets deploys go live again.
     #[serde(default)]
     promote: bool,
+    /// It starts with its first request.
+    #[serde(default)]
+    lazy: bool,
 }
 
 /// What of a [`SwapRequest`] is decided when it runs.

@@ -55,6 +55,14 @@ pub struct InFlight {
     pub streams: u64,
 }
 
+impl InFlight {
+    /// Whether there is nothing.
+    #[must_use]
+    pub const fn is_zero(self) -> bool {
+        self.requests == 0 && self.streams == 0
+    }
+}
+
 /// The gate was closed: resolve the route again, the new table is already there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("gate is closed")]

@@ -197,6 +197,7 @@ async fn control_plane(
         ephemeral_ttl: config.ephemeral.default_ttl,
         ephemeral_sweep_every: config.ephemeral.sweep_every,
         ephemeral_max_per_app: config.ephemeral.max_per_app,
+        idle_after: config.ephemeral.idle_after,
         reserved_labels: config.ephemeral.reserved_labels.clone(),
         preview_auth: config.ephemeral.preview_auth.clone(),
         history_keep: config.history.keep,

@@ -4,6 +4,7 @@
 //! here and nowhere else.
 
 mod faults;
+mod hours;
 mod status;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
 pub use faults::SettingsFault;
+pub use hours::{HoursSettings, HoursState};
 pub use status::StatusRange;
 
 /// The settings of an app, and of each deployment at the time when it was made.
@@ -55,6 +57,15 @@ pub struct AppSettings {
     pub wake_queue: u32,
     /// After a start that failed, requests do not start the version again for so long: 503 `wake_failed` at once.
     pub wake_backoff: Delay,
+    /// A preview, or what is live in an environment for previews, that had no request for so long and has nothing in
+    /// flight goes to standby by itself; 0s is never. As `ephemeral.idle_after` of the configuration says if not given.
+    /// With `wake: false` nothing does, because no request would start it again.
+    pub idle_after: Option<Delay>,
+    /// Production goes to standby in the same way, and stays live. It never does otherwise.
+    pub scale_to_zero: bool,
+    /// Office hours: times at which all of the app's previews, and what is live in each of its environments, go to
+    /// standby or run again. A request wakes them all the same.
+    pub schedule: Vec<HoursSettings>,
     /// Who may see the app's previews (its ephemeral deployments, and its environments for previews), from their next
     /// deploy on; as `ephemeral.preview_auth` of the configuration says if not given.
     pub preview_auth: Option<PreviewAuthSettings>,
@@ -345,6 +356,9 @@ impl Default for AppSettings {
             wake_timeout: Delay::seconds(30),
             wake_queue: 1000,
             wake_backoff: Delay::seconds(30),
+            idle_after: None,
+            scale_to_zero: false,
+            schedule: Vec::new(),
             preview_auth: None,
             skew_protection: None,
         }

@@ -76,6 +76,9 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         access: &'a Access,
         journal: Option<(OperationId, Timestamp)>,
     ) -> Answer<'a, ()>;
+    /// The last of the app's times for which something was done; `None` if it never had any.
+    fn hours_at<'a>(&'a self, app: &'a AppName) -> Answer<'a, Option<Timestamp>>;
+    fn set_hours_at<'a>(&'a self, app: &'a AppName, at: Timestamp) -> Answer<'a, ()>;
     fn environment<'a>(
         &'a self,
         app: &'a AppName,

@@ -153,6 +153,8 @@ pub struct EphemeralConfig {
     pub max_per_app: usize,
     /// Between two looks at all that has expired, beside the timers of each.
     pub sweep_every: Delay,
+    /// Without a request for so long they go to standby, where their app does not say so itself; zero: never.
+    pub idle_after: Delay,
     /// Beside `www` and `admin`.
     pub reserved_labels: Vec<String>,
     /// Who may see previews of apps that do not say so themselves.
@@ -257,6 +259,7 @@ impl Default for EphemeralConfig {
             default_ttl: Delay::seconds(24 * 60 * 60),
             max_per_app: 10,
             sweep_every: Delay::seconds(5 * 60),
+            idle_after: Delay::seconds(60 * 60),
             reserved_labels: Vec::new(),
             preview_auth: None,
         }

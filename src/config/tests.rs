@@ -256,3 +256,22 @@ fn what_the_files_of_certificates_are_is_known_from_the_text_alone() {
     let expected = [path.clone(), "/a/b.pem".into(), "/a/b.key".into(), "/a/ca.pem".into()];
     assert_eq!(sources(&path), expected);
 }
+
+#[test]
+fn a_bad_time_of_the_office_hours_is_told_with_its_line_and_a_remedy() {
+    let text = "apps:\n  web:\n    schedule:\n      - { cron: 0 20 * *, state: standby }\n      - cron: 0 7 * * MON-FRI\n        timezone: Europe/Berlni\n        state: running\n";
+    let told = parse_plain(text).unwrap_err().to_string();
+    for part in [
+        "lockgate.yaml:4:",
+        "apps.web.schedule[0].cron",
+        "is not a cron pattern",
+        "lockgate.yaml:6:",
+        "apps.web.schedule[1].timezone",
+        "is no time zone",
+        "Europe/Berlin",
+    ] {
+        assert!(told.contains(part), "{part}\n{told}");
+    }
+    let told = parse_plain("apps: { web: { schedule: [{ cron: 0 20 * * *, state: asleep }] } }").unwrap_err();
+    assert!(told.to_string().contains("standby"), "{told}");
+}

@@ -13,6 +13,8 @@ use tracing::{debug, error, info, warn};
 
 use super::evidence::Baselines;
 use super::executor::Lanes;
+use super::hours::Hours;
+use super::idle::Idles;
 use super::progressive::Hurries;
 use super::publisher::Publisher;
 use super::restarts::Restarts;
@@ -33,7 +35,7 @@ use crate::store::{
 /// Between two tries of what the store must have.
 pub(super) const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// Between two looks at a claim that somebody else has.
-const CLAIM_AGAIN: Duration = Duration::from_millis(50);
+pub(super) const CLAIM_AGAIN: Duration = Duration::from_millis(50);
 
 /// The engine's parts. One per process.
 #[derive(Debug)]
@@ -46,6 +48,7 @@ pub(super) struct Engine {
     pub(super) lanes: Lanes,
     pub(super) drains: Drains,
     pub(super) retiring: Claims<DeploymentId>,
+    pub(super) retirements: Retirements,
     /// Deployments about whose instances an operation decides, and not the restart rule.
     pub(super) in_hand: Claims<DeploymentId>,
     /// Spare instances, while they are started or let go.
@@ -59,6 +62,8 @@ pub(super) struct Engine {
     pub(super) restarts: Restarts,
     pub(super) revivals: Revivals,
     pub(super) wakes: Wakes,
+    pub(super) idles: Idles,
+    pub(super) hours: Hours,
     /// Owns every task of the engine.
     pub(super) tasks: TaskTracker,
     /// Ends the engine's own loops; operations are left to the journal.
@@ -83,6 +88,10 @@ pub(super) enum Stop {
 /// The drains that go on, so that taking a version back into service ends its drain first.
 #[derive(Debug, Default)]
 pub(super) struct Drains(Mutex<HashMap<DeploymentId, (CancellationToken, TaskTracker)>>);
+
+/// Versions that wait for their last requests before they are put into standby.
+#[derive(Debug, Default)]
+pub(super) struct Retirements(Mutex<HashMap<DeploymentId, CancellationToken>>);
 
 /// What one task at a time has in its hands.
 #[derive(Debug)]
@@ -112,6 +121,7 @@ impl Engine {
             lanes: Lanes::default(),
             drains: Drains::default(),
             retiring: Claims::default(),
+            retirements: Retirements::default(),
             in_hand: Claims::default(),
             letting_go: Claims::default(),
             starting_alone: tokio::sync::Mutex::default(),
@@ -121,6 +131,8 @@ impl Engine {
             restarts: Restarts::default(),
             revivals: Revivals::default(),
             wakes: Wakes::default(),
+            idles: Idles::default(),
+            hours: Hours::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             progress: Mutex::default(),
@@ -281,6 +293,30 @@ impl Drains {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<DeploymentId, (CancellationToken, TaskTracker)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Retirements {
+    /// The token is cancelled when the version is wanted again.
+    pub(super) fn begin(&self, deployment: DeploymentId) -> CancellationToken {
+        let token = CancellationToken::new();
+        self.lock().insert(deployment, token.clone());
+        token
+    }
+
+    pub(super) fn call_off(&self, deployment: DeploymentId) {
+        if let Some(token) = self.lock().get(&deployment) {
+            token.cancel();
+        }
+    }
+
+    /// From here on it is stopped.
+    pub(super) fn end(&self, deployment: DeploymentId) {
+        self.lock().remove(&deployment);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<DeploymentId, CancellationToken>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

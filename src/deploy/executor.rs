@@ -15,7 +15,7 @@ use super::instances::Afterwards;
 use super::moves::Move;
 use super::steps;
 use crate::error::chain;
-use crate::ids::{AppName, EnvironmentName, EphemeralLabel, OperationId};
+use crate::ids::{AppName, DeploymentId, EnvironmentName, EphemeralLabel, OperationId};
 use crate::store::{
     Deployment, DeploymentStatus, DesiredState, Failure, Operation, OperationKind, OperationState, Timer,
 };
@@ -57,6 +57,10 @@ pub(super) enum Job {
     Run { operation: OperationId, line: Option<Line> },
     /// A timer that is due.
     Fire(Timer),
+    /// Nobody asked for it in its time.
+    Rest(DeploymentId),
+    /// Its office hours are over.
+    StandBy { deployment: DeploymentId, decided: CancellationToken },
 }
 
 /// What a lane has for somebody who wants to submit.
@@ -95,6 +99,9 @@ impl Engine {
 
     /// Asks a running operation to stop, or takes a waiting one out of its lane. Whether it was found.
     pub(super) fn cancel(self: &Arc<Self>, key: &LaneKey, operation: OperationId) -> bool {
+        if self.wakes.cancel_operation(operation) {
+            return true;
+        }
         let mut lanes = self.lanes.lock();
         let Some(lane) = lanes.get_mut(key) else { return false };
         if let Some(running) = lane.running.as_ref().filter(|running| running.operation == operation) {
@@ -115,6 +122,11 @@ impl Engine {
                 // Boxed: it is large, and runs once for each operation.
                 Job::Run { operation, .. } => Box::pin(self.run(operation, &token)).await,
                 Job::Fire(timer) => self.fire(timer).await,
+                Job::Rest(deployment) => self.rest(deployment).await,
+                Job::StandBy { deployment, decided } => {
+                    self.put_into_standby(deployment).await;
+                    decided.cancel();
+                }
             }
         }
     }
@@ -197,7 +209,7 @@ impl Engine {
             OperationKind::Deploy => Box::pin(self.run_deploy(operation, cancel)).await,
             OperationKind::Scale => self.run_scale(operation, cancel).await,
             OperationKind::Enable => self.run_enable(operation, cancel).await,
-            OperationKind::Wake => self.run_wake(operation).await,
+            OperationKind::Wake => self.run_wake(operation, cancel).await,
             OperationKind::Swap | OperationKind::Rollback | OperationKind::Promote => {
                 match self.decide_move(operation).await? {
                     Move::Traffic => Box::pin(self.run_swap(operation, cancel)).await,
@@ -267,7 +279,11 @@ impl Engine {
 
     /// Sees to it that every instance of a deployment runs and is ready. Nothing is done where that is so.
     pub(super) async fn make_warm(&self, operation: &Operation, deployment: &Deployment) -> Result<(), Stop> {
-        if self.is_warm(deployment).await? { Ok(()) } else { self.warm_up(operation, deployment, None).await }
+        if self.is_warm(deployment).await? {
+            return Ok(());
+        }
+        // Whoever cancels it drops it.
+        self.warm_up(operation, deployment, None, &CancellationToken::new()).await
     }
 
     /// After an operation that did not come to its end: what was in standby is in standby again.
@@ -392,12 +408,18 @@ impl Engine {
 }
 
 impl Lanes {
+    /// Whether a deployment is about to be looked at.
+    pub(super) fn waits_to_rest(&self, key: &LaneKey, deployment: DeploymentId) -> bool {
+        let is_it = |job: &Job| matches!(job, Job::Rest(waiting) if *waiting == deployment);
+        self.lock().get(key).is_some_and(|lane| lane.waiting.iter().any(is_it))
+    }
+
     pub(super) fn view(&self, key: &LaneKey) -> LaneView {
         let lanes = self.lock();
         let Some(lane) = lanes.get(key) else { return LaneView::default() };
         let waiting = lane.waiting.iter().filter_map(|job| match job {
             Job::Run { operation, .. } => Some(*operation),
-            Job::Fire(_) => None,
+            Job::Fire(_) | Job::Rest(_) | Job::StandBy { .. } => None,
         });
         let running = lane.running.as_ref().filter(|running| !running.is_answered);
         LaneView { running: running.map(|running| running.operation), waiting: waiting.collect() }
@@ -428,7 +450,7 @@ impl Lane {
             .into_iter()
             .filter_map(|job| match job {
                 Job::Run { operation, .. } => Some(operation),
-                Job::Fire(_) => None,
+                Job::Fire(_) | Job::Rest(_) | Job::StandBy { .. } => None,
             })
             .collect()
     }

@@ -159,8 +159,7 @@ impl Engine {
         limit: Duration,
     ) -> Result<(), Stop> {
         self.revivals.stop(from.id).await;
-        let mut targets = self.publisher.live_targets(from.id);
-        targets.extend(self.publisher.own_targets(from.id));
+        let targets = self.publisher.all_targets(from.id);
         for target in &targets {
             target.gate.close();
         }
@@ -222,9 +221,7 @@ impl Engine {
         let instances = self.now(woken).await;
         self.commit_warm(deployment, &instances, None).await?;
         self.set_targets(deployment, &instances);
-        let mut targets = self.publisher.live_targets(deployment.id);
-        targets.extend(self.publisher.own_targets(deployment.id));
-        targets.iter().for_each(|target| reopen(target));
+        self.publisher.all_targets(deployment.id).iter().for_each(|target| reopen(target));
         Ok(())
     }
 

@@ -9,12 +9,12 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::drain::{Deadlines, drain};
-use super::engine::{Engine, Stop};
+use super::engine::{Claim, Engine, Stop};
 use super::publisher::Owner;
 use crate::error::chain;
 use crate::fault;
 use crate::gate::Awaited;
-use crate::ids::{EnvironmentName, InstanceId};
+use crate::ids::{DeploymentId, EnvironmentName, InstanceId};
 use crate::routing::Target;
 use crate::routing::backend::Order;
 use crate::runtime::{HealthCheck, Instance, InstanceSpec, Pinned, RuntimeError, Volume};
@@ -117,10 +117,20 @@ impl Engine {
         deployment: &Deployment,
         afterwards: Afterwards,
     ) -> Result<(), Stop> {
-        let Some(_claim) = self.retiring.claim(deployment.id) else {
+        let Some(claim) = self.retiring.claim(deployment.id) else {
             // Somebody else is at it.
             return Ok(());
         };
+        self.retire_claimed(deployment, afterwards, claim).await
+    }
+
+    /// The same for whoever has claimed them.
+    pub(super) async fn retire_claimed(
+        &self,
+        deployment: &Deployment,
+        afterwards: Afterwards,
+        _claim: Claim<DeploymentId>,
+    ) -> Result<(), Stop> {
         self.revivals.stop(deployment.id).await;
         let now = self.deployment(deployment.id).await?;
         if self.should_run(&now) {
@@ -132,16 +142,27 @@ impl Engine {
             self.hold_asleep(&now);
         }
         self.publisher.release_pages(deployment.id);
-        let mut targets = self.publisher.live_targets(deployment.id);
-        targets.extend(self.publisher.own_targets(deployment.id));
+        let targets = self.publisher.all_targets(deployment.id);
         for target in &targets {
             target.gate.close();
         }
         let deadlines = Deadlines::new(&deployment.settings.deploy, self.clock.now());
-        drain(&targets, deadlines, self.publisher.routing(), &self.clock).await;
+        let draining = drain(&targets, deadlines, self.publisher.routing(), &self.clock);
         if is_asleep {
+            let wanted = self.retirements.begin(now.id);
+            let is_drained = tokio::select! {
+                biased;
+                () = wanted.cancelled() => false,
+                _ = draining => true,
+            };
+            self.retirements.end(now.id);
+            if !is_drained {
+                info!(deployment = %now.id, "not stopped: it is asked for again");
+                return Ok(());
+            }
             self.publisher.set_instances(&owner(&now), &[]);
         } else {
+            draining.await;
             self.publisher.forget(deployment.id);
         }
         let mut stopped = Ok(());

@@ -90,6 +90,9 @@ impl Engine {
         let (closed, cutover) = swapped?;
         self.options.stats.swapped(closed.published_in, closed.in_flight);
         let held = self.release_held(&deployment);
+        if let Some(from) = cutover.from {
+            self.send_on(from).await;
+        }
         let receipt = Receipt { held, ..self.receipt(operation, &deployment, &closed, &cutover) };
         let swapped = Swapped { closed, cutover, asked, receipt, emptied: None };
         // Boxed because what follows is large.

@@ -160,6 +160,9 @@ impl Engine {
         // From here on a restart serves it: among those with the label the newest that is ready has it.
         self.store.set_status(&id, DeploymentStatus::Ready, None).await?;
         fault::at("label.ready")?;
+        if deployment.desired_state == DesiredState::Standby {
+            self.hold_unstarted(id).await?;
+        }
         let (until, auth) = (instant(&self.clock, expires_at), auth_of(self.store.as_ref(), &deployment));
         self.publisher.set_label(&deployment.app, label.as_str(), id, until, auth);
         drop(turn);
@@ -187,6 +190,19 @@ impl Engine {
         }
         fault::at("label.replaced")?;
         self.end(operation.id, OperationState::Succeeded, None, None).await;
+        Ok(())
+    }
+
+    /// Has the requests of one that has not started yet wake it. After a restart one may have done so by now.
+    async fn hold_unstarted(&self, id: DeploymentId) -> Result<(), Stop> {
+        if self.publisher.held_by(id).is_some() {
+            return Ok(());
+        }
+        let _claim = self.retiring.claimed(id, &self.clock).await;
+        let deployment = self.deployment(id).await?;
+        if deployment.desired_state == DesiredState::Standby && self.publisher.held_by(id).is_none() {
+            self.hold_asleep(&deployment);
+        }
         Ok(())
     }
 
@@ -241,6 +257,12 @@ impl Engine {
             }
             self.publisher.routing().sweep_cache();
             self.end_expired().await;
+            if let Err(stop) = self.look_at_hours().await {
+                warn!(?stop, "office hours not looked at; tried again");
+            }
+            if let Err(stop) = self.look_for_idle().await {
+                warn!(?stop, "not known who is idle; tried again");
+            }
             if self.clock.now() >= sweep_at {
                 match self.sweep_ephemerals().await {
                     Ok(()) => sweep_at = self.clock.now() + self.options.ephemeral_sweep_every.0,

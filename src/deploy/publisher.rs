@@ -108,6 +108,16 @@ struct Unit {
     keeps_pages: bool,
 }
 
+/// How much a deployment is asked for, on all of its routes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Activity {
+    pub(super) deployment: DeploymentId,
+    /// How many requests and streams have ended.
+    pub(super) ended: u64,
+    /// Something is in flight, or somebody decides about its routes or keeps its requests back.
+    pub(super) is_busy: bool,
+}
+
 #[derive(Clone, Debug)]
 struct Label {
     deployment: DeploymentId,
@@ -126,6 +136,10 @@ impl Owner {
 impl Unit {
     fn hold(&self) -> Option<&Arc<Hold>> {
         self.live.hold.as_ref()
+    }
+
+    fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.live.targets.iter().chain(self.own.targets.iter())
     }
 }
 
@@ -264,6 +278,14 @@ impl Publisher {
     #[must_use]
     pub(super) fn hold(&self, owner: &Owner, hold: &Arc<Hold>) -> Option<Arc<Hold>> {
         self.put_unit(&mut self.lock(), owner, None, Some(hold))
+    }
+
+    /// Serves a deployment by the targets that it has, and releases who waited for it.
+    pub(super) fn unhold(&self, owner: &Owner) {
+        let held = self.put_unit(&mut self.lock(), owner, None, None);
+        if let Some(hold) = held {
+            hold.release();
+        }
     }
 
     /// What holds a deployment now.
@@ -504,7 +526,24 @@ impl Publisher {
     pub(super) fn targets_of_app(&self, app: &AppName) -> Vec<Arc<Target>> {
         let state = self.lock();
         let units = state.units.values().filter(|unit| unit.owner.app == *app);
-        units.flat_map(|unit| unit.live.targets.iter().chain(unit.own.targets.iter())).cloned().collect()
+        units.flat_map(Unit::targets).cloned().collect()
+    }
+
+    /// How much each deployment that has targets is asked for.
+    pub(super) fn activities(&self) -> Vec<Activity> {
+        let state = self.lock();
+        state.units.values().map(|unit| state.activity_of(unit)).collect()
+    }
+
+    /// How much a deployment is asked for; `None` if it has no targets.
+    pub(super) fn activity(&self, deployment: DeploymentId) -> Option<Activity> {
+        let state = self.lock();
+        state.units.get(&deployment).map(|unit| state.activity_of(unit))
+    }
+
+    /// Whether requests to the app's host names meet something else than its versions.
+    pub(super) fn is_shut(&self, app: &AppName) -> bool {
+        self.lock().accesses.contains_key(app)
     }
 
     /// The targets behind the routes that a swap moves.
@@ -517,7 +556,12 @@ impl Publisher {
         self.lock().units.get(&deployment).map(|unit| unit.own.targets.to_vec()).unwrap_or_default()
     }
 
-    /// The counters of what comes by those routes.
+    /// Both.
+    pub(super) fn all_targets(&self, deployment: DeploymentId) -> Vec<Arc<Target>> {
+        self.lock().units.get(&deployment).map(|unit| unit.targets().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The counters of what comes by the routes that a swap moves.
     pub(super) fn live_stats(&self, deployment: DeploymentId) -> Option<Arc<BackendStats>> {
         self.lock().units.get(&deployment).map(|unit| Arc::clone(&unit.live.stats))
     }
@@ -530,8 +574,7 @@ impl Publisher {
     /// Both targets of an instance.
     pub(super) fn targets_of(&self, instance: InstanceId) -> Vec<Arc<Target>> {
         let state = self.lock();
-        let all =
-            state.units.values().flat_map(|unit| unit.live.targets.iter().chain(unit.own.targets.iter()));
+        let all = state.units.values().flat_map(Unit::targets);
         all.filter(|target| target.id == instance).cloned().collect()
     }
 
@@ -595,6 +638,21 @@ impl Publisher {
 impl State {
     fn all_hosts(&self) -> BTreeSet<HostPattern> {
         self.rows.keys().chain(self.services.keys()).map(|(host, _)| host.clone()).collect()
+    }
+
+    fn activity_of(&self, unit: &Unit) -> Activity {
+        // Before the counts: what ends is counted before it leaves its gate.
+        let is_in_flight = unit.targets().any(|target| !target.gate.in_flight().is_zero());
+        let owner = &unit.owner;
+        let place = (owner.app.clone(), owner.environment.clone());
+        let is_decided_about = self.accesses.contains_key(&owner.app)
+            || self.handovers.contains_key(&place)
+            || self.splits.contains_key(&place);
+        Activity {
+            deployment: owner.deployment,
+            ended: unit.live.stats.ended() + unit.own.stats.ended(),
+            is_busy: is_in_flight || is_decided_about || unit.hold().is_some(),
+        }
     }
 
     fn hosts_of_app(&self, app: &AppName) -> BTreeSet<HostPattern> {

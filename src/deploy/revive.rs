@@ -223,6 +223,11 @@ impl Revivals {
         self.lock().is_out(instance)
     }
 
+    /// Whether one of the deployment's is being brought back.
+    pub(super) fn has_any(&self, deployment: DeploymentId) -> bool {
+        self.lock().revivals.values().any(|revival| revival.deployment == deployment)
+    }
+
     /// Nobody brings these back or publishes them from now on.
     pub(super) fn set_spare(&self, instances: &[InstanceId]) {
         self.lock().spares.extend(instances);

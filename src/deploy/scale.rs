@@ -42,8 +42,8 @@ use crate::routing::Target;
 use crate::runtime::Instance;
 use crate::settings::{Replicas, Strategy};
 use crate::store::{
-    Deployment, Environment, Failure, InstancePhase, InstanceRow, Operation, OperationKind, OperationState,
-    Resize, Resized, StoreError,
+    Deployment, DesiredState, Environment, Failure, InstancePhase, InstanceRow, Operation, OperationKind,
+    OperationState, Resize, Resized, StoreError,
 };
 
 /// What of a [`ScaleRequest`] is decided when it runs.
@@ -104,6 +104,10 @@ impl Engine {
                 Failure::new("strategy_hold", cause).remedy("deploy it with deploy.strategy swap first"),
             ));
         }
+        let (live, _in_hand) = match live {
+            Some(live) => self.awake(live).await?,
+            None => (None, None),
+        };
         let Some(live) = live else {
             let plan = self.plan_resize(operation, &environment, replicas);
             let receipt = self.resized(operation, plan, ScaleReceipt::of(operation, replicas)).await?;
@@ -141,6 +145,23 @@ impl Engine {
                 Err(stop)
             }
         }
+    }
+
+    /// The live version if it runs. One in standby has as many instances as its environment when it is woken; nobody
+    /// begins to until the claim is dropped.
+    async fn awake(
+        &self,
+        live: Deployment,
+    ) -> Result<(Option<Deployment>, Option<Claim<DeploymentId>>), Stop> {
+        if live.desired_state == DesiredState::Running {
+            return Ok((Some(live), None));
+        }
+        let claim = self.in_hand.claimed(live.id, &self.clock).await;
+        let live = self.deployment(live.id).await?;
+        if live.desired_state == DesiredState::Running {
+            return Ok((Some(live), None));
+        }
+        Ok((None, Some(claim)))
     }
 
     /// Starts further instances and waits until each is ready. Whatever becomes of it, `begun` names them.

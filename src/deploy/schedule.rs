@@ -88,6 +88,8 @@ impl Engine {
             let later = self.retention(&deployment, timer.state, SPARED_FOR);
             return Ok(self.store.arm_timer(&later).await?);
         }
+        // It would make it run again.
+        self.call_off_wake(deployment.id).await;
         let archive_after = deployment.settings.deploy.archive_after;
         let next = (timer.state == DesiredState::Standby && !archive_after.0.is_zero())
             .then(|| self.retention(&deployment, DesiredState::Archived, archive_after));

@@ -94,7 +94,8 @@ impl Orchestrator {
             label: request.label.clone(),
             expires_at: request.label.as_ref().map(|_| now + ttl.0),
         };
-        let flags = DeployFlags { force: request.force, cutover: request.cutover, promote: false };
+        let DeployRequest { force, cutover, lazy, .. } = request;
+        let flags = DeployFlags { force, cutover, promote: false, lazy };
         let flags = InSteps { flags, steps };
         let operation =
             self.operation(OperationKind::Deploy, &key, Some(deployment.id), json(&flags), caller);
@@ -199,7 +200,8 @@ impl Orchestrator {
             // Whoever wants another cutover, or a time to live of its own, wants another operation.
             let flags = super::executor::request_of::<DeployFlags>(&operation);
             let steps = super::executor::request_of::<Steps>(&operation).ok();
-            let is_equal = flags.is_ok_and(|flags| flags.cutover == request.cutover)
+            let is_equal = flags
+                .is_ok_and(|flags| flags.cutover == request.cutover && flags.lazy == request.lazy)
                 && steps == Steps::of(&request.steps, request.step_for).ok()
                 && request.ttl.is_none()
                 && other.settings == *settings
@@ -240,6 +242,7 @@ impl Orchestrator {
         }
         let turn = self.engine.publisher.turn().await;
         self.engine.store.put_apps(apps).await?;
+        self.engine.hours.changed();
         self.engine.publisher.replace(&turn, self.engine.store.routes().await?);
         Ok(())
     }
@@ -252,6 +255,7 @@ impl Orchestrator {
         self.check_app(app)?;
         let turn = self.engine.publisher.turn().await;
         if self.engine.store.put_app_once(app, key).await? {
+            self.engine.hours.changed();
             self.engine.publisher.replace(&turn, self.engine.store.routes().await?);
         }
         Ok(())
@@ -504,6 +508,20 @@ impl Orchestrator {
                 "steps",
                 "an ephemeral deployment never goes live",
                 "leave out the steps or the label",
+            );
+        }
+        if request.lazy && request.label.is_none() {
+            return invalid(
+                "lazy",
+                "only an ephemeral deployment starts with its first request",
+                "name a label",
+            );
+        }
+        if request.lazy && !settings.wake {
+            return invalid(
+                "lazy",
+                "with wake: false no request starts it",
+                "set wake to true, or deploy it without lazy",
             );
         }
         if request.ttl.is_some_and(|ttl| ttl.0.is_zero()) {

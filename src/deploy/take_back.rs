@@ -36,7 +36,12 @@ impl Engine {
             (is_alone(old) || is_alone(deployment)) && old.desired_state != DesiredState::Archived
         };
         let is_there = match &from {
-            Some(old) => is_stopped(old) || self.runs(old).await,
+            // One in standby was so before it was replaced, and is woken by whoever asks for it.
+            Some(old) => {
+                is_stopped(old)
+                    || self.runs(old).await
+                    || old.desired_state == DesiredState::Standby && old.settings.wake
+            }
             None => false,
         };
         let Some(old) = from.filter(|_| is_there) else {

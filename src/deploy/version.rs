@@ -18,7 +18,8 @@ use crate::error::chain;
 use crate::ids::DeploymentId;
 use crate::runtime::{Instance, Pinned};
 use crate::store::{
-    Deployment, DeploymentStatus, EventKind, Failure, InstancePhase, Operation, OperationState, StoreError,
+    Deployment, DeploymentStatus, DesiredState, EventKind, Failure, InstancePhase, Operation, OperationState,
+    StoreError,
 };
 
 /// Progress lines of a pull that wait to be written.
@@ -107,6 +108,11 @@ impl Engine {
             self.refuse_beside(deployment).await?;
             Box::pin(self.hand_over(operation, (from, deployment), handing)).await?;
         }
+        if flags.lazy {
+            self.release_first(operation, deployment).await?;
+            self.store.set_desired_state(&deployment.id, DesiredState::Standby).await?;
+            return self.step(id, steps::GATE, self.decide(deployment, flags)).await;
+        }
         let starting = self.start_checked(operation, deployment, &pinned);
         match handing.as_ref().map(|handing| handing.deadline) {
             None => starting.await?,
@@ -126,13 +132,18 @@ impl Engine {
         pinned: &Pinned,
     ) -> Result<(), Stop> {
         let id = operation.id;
-        if !deployment.settings.release_command.is_empty() {
-            self.step(id, steps::RELEASE, self.release(operation, deployment)).await?;
-        }
+        self.release_first(operation, deployment).await?;
         let instances = self.step(id, steps::START, self.start(deployment)).await?;
         self.step(id, steps::CHECK, self.check(deployment, pinned, &instances)).await?;
         self.set_targets(deployment, &self.now(instances).await);
         Ok(())
+    }
+
+    async fn release_first(&self, operation: &Operation, deployment: &Deployment) -> Result<(), Stop> {
+        if deployment.settings.release_command.is_empty() {
+            return Ok(());
+        }
+        self.step(operation.id, steps::RELEASE, self.release(operation, deployment)).await
     }
 
     async fn pin(

@@ -11,7 +11,8 @@
 //!    a preview need not wait for a deploy of its app. Who starts or stops instances of a deployment claims it first.
 //! 2. The store says `standby` until the instances were seen ready; then desired state and rows change in one transaction
 //!    ([`crate::store::Store::commit_wake`]). A crash before that is undone by reconcile, one after it needs nothing.
-//! 3. Requests that wait are released after the publish, never before, and none is forgotten: whatever ends a wake, the
+//! 3. A version that is only waiting for its last requests before it is stopped is not: it serves again as it is.
+//! 4. Requests that wait are released after the publish, never before, and none is forgotten: whatever ends a wake, the
 //!    hold is released, refused, or rings again.
 
 use std::collections::HashMap;
@@ -22,7 +23,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::engine::{Engine, STORE_AGAIN, Stop};
+use super::cutover::reopen;
+use super::engine::{CLAIM_AGAIN, Claim, Engine, STORE_AGAIN, Stop};
 use super::instances::{owner, set_life};
 use super::steps;
 use super::submit::status_text;
@@ -62,9 +64,18 @@ const IN_STANDBY: Refusal = Refusal {
     refresh: None,
 };
 
+const CANCELLED: Refusal =
+    Refusal { code: "wake_cancelled", detail: "The application is stopped.", retry_after: 5, refresh: None };
+
 /// The wakes that go on.
 #[derive(Debug, Default)]
-pub(super) struct Wakes(Mutex<HashMap<DeploymentId, OperationId>>);
+pub(super) struct Wakes(Mutex<HashMap<DeploymentId, Wake>>);
+
+#[derive(Clone, Debug)]
+struct Wake {
+    operation: OperationId,
+    cancel: CancellationToken,
+}
 
 impl Orchestrator {
     pub(super) async fn submit_wake(
@@ -147,27 +158,51 @@ impl Engine {
             // It is in the journal.
             return;
         }
-        self.wakes.lock().insert(deployment, operation);
+        let cancel = CancellationToken::new();
+        self.wakes.lock().insert(deployment, Wake { operation, cancel: cancel.clone() });
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
-            Box::pin(engine.run(operation, &CancellationToken::new())).await;
+            Box::pin(engine.run(operation, &cancel)).await;
             engine.wakes.lock().remove(&deployment);
             // Of one that a restart interrupted, and that was only undone now.
             engine.wake_for_requests(deployment).await;
         });
     }
 
-    pub(super) async fn run_wake(self: &Arc<Self>, operation: &Operation) -> Result<(), Stop> {
+    /// Ends the wake of a deployment that is to be stopped, if there is one, and waits until it does nothing any more.
+    pub(super) async fn call_off_wake(&self, deployment: DeploymentId) {
+        if self.wakes.cancel(|of, _| of == deployment) {
+            drop(self.in_hand.claimed(deployment, &self.clock).await);
+        }
+    }
+
+    pub(super) async fn run_wake(
+        self: &Arc<Self>,
+        operation: &Operation,
+        cancel: &CancellationToken,
+    ) -> Result<(), Stop> {
         let id = self.deployment_of(operation).await?.id;
-        let _in_hand = self.in_hand.claimed(id, &self.clock).await;
+        let _in_hand = tokio::select! {
+            biased;
+            // Who has it in hand may be about to serve it: who waits for it waits on.
+            () = cancel.cancelled() => return Err(Stop::Cancelled),
+            claim = self.in_hand.claimed(id, &self.clock) => claim,
+        };
         let deployment = self.fitted(self.deployment(id).await?).await?;
         match deployment.desired_state {
             // A swap was faster.
             DesiredState::Running => {}
             DesiredState::Standby => {
                 let rest = self.rest_of(operation, &deployment).await?;
-                if let Err(stop) = self.warm_up(operation, &deployment, rest).await {
-                    self.shut(&deployment, &stop).await;
+                let woken = self.warm_up(operation, &deployment, rest, cancel).await;
+                if let Err(stop) = woken {
+                    match stop {
+                        Stop::Cancelled => {
+                            self.turn_away(&deployment);
+                            self.put_back_to_sleep(&deployment).await;
+                        }
+                        _ => self.shut(&deployment, &stop).await,
+                    }
                     return Err(stop);
                 }
                 info!(deployment = %id, by = operation.actor, "woken");
@@ -187,9 +222,9 @@ impl Engine {
         operation: &Operation,
         deployment: &Deployment,
         rest: Option<Timer>,
+        cancel: &CancellationToken,
     ) -> Result<(), Stop> {
-        // Whoever stops its instances has to be done with it before they are started, and waits until they serve.
-        let _claim = self.retiring.claimed(deployment.id, &self.clock).await;
+        let _claim = self.claimed_to_wake(deployment.id).await;
         let woken = self
             .step(operation.id, steps::WAKE, async {
                 Ok((self.wake_instances(deployment).await?, String::new()))
@@ -197,15 +232,36 @@ impl Engine {
             .await?;
         let pinned = self.pinned_of(deployment)?;
         self.step(operation.id, steps::CHECK, async {
-            self.wait_all_ready(deployment, &pinned, &woken).await?;
+            // Not before: what was told to start is known by then, and can be stopped.
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(Stop::Cancelled),
+                ready = self.wait_all_ready(deployment, &pinned, &woken) => ready?,
+            }
             Ok(((), String::new()))
         })
         .await?;
         let instances = self.now(woken).await;
         self.commit_warm(deployment, &instances, rest).await?;
         fault::at("wake.committed")?;
+        // Those that were about to be stopped are the same as before. While the app is shut their gates are as well.
+        if !self.publisher.is_shut(&deployment.app) {
+            self.publisher.all_targets(deployment.id).iter().for_each(|target| reopen(target));
+        }
         self.set_targets(deployment, &instances);
         Ok(())
+    }
+
+    /// Whoever stops its instances has to be done with it before they are started, and waits until they serve. Who only
+    /// waits for the last requests before he stops them leaves them running.
+    async fn claimed_to_wake(&self, deployment: DeploymentId) -> Claim<DeploymentId> {
+        loop {
+            self.retirements.call_off(deployment);
+            if let Some(claim) = self.retiring.claim(deployment) {
+                return claim;
+            }
+            self.clock.sleep(CLAIM_AGAIN).await;
+        }
     }
 
     pub(super) async fn commit_warm(
@@ -250,7 +306,7 @@ impl Engine {
     async fn shut(self: &Arc<Self>, deployment: &Deployment, stop: &Stop) {
         let backoff = deployment.settings.wake_backoff.0;
         let refusal = failed(backoff);
-        let shut = Arc::new(Hold::new(closed(refusal), None));
+        let shut = Arc::new(Hold::new(closed(refusal), None).until(self.clock.now() + backoff));
         if let Some(held) = self.publisher.hold(&owner(deployment), &shut) {
             held.refuse(refusal);
         }
@@ -288,6 +344,26 @@ impl Engine {
         Err(Stop::Failed(failure.remedy("the next request starts it again")))
     }
 
+    /// After a wake that somebody cancelled: who waits is told, and whoever comes next begins another one.
+    fn turn_away(&self, deployment: &Deployment) {
+        let hold = Arc::new(hold_for(&deployment.settings, self.publisher.bell()));
+        if let Some(held) = self.publisher.hold(&owner(deployment), &hold) {
+            held.refuse(CANCELLED);
+        }
+    }
+
+    /// Has who waits for a version that was replaced meanwhile look for its successor. Who means the version itself waits
+    /// on for it.
+    pub(super) async fn send_on(&self, from: DeploymentId) {
+        if !self.is_waited_for(from) {
+            return;
+        }
+        match self.deployment(from).await {
+            Ok(deployment) => self.hold_asleep(&deployment),
+            Err(stop) => warn!(deployment = %from, ?stop, "who waits for it waits on"),
+        }
+    }
+
     /// Has the requests of a deployment in standby wait, and wake it if they may.
     pub(super) fn hold_asleep(&self, deployment: &Deployment) {
         let hold = Arc::new(hold_for(&deployment.settings, self.publisher.bell()));
@@ -299,11 +375,22 @@ impl Engine {
 }
 
 impl Wakes {
-    fn of(&self, deployment: DeploymentId) -> Option<OperationId> {
-        self.lock().get(&deployment).copied()
+    /// Asks a wake to stop, by its operation. Whether it was found.
+    pub(super) fn cancel_operation(&self, operation: OperationId) -> bool {
+        self.cancel(|_, wake| wake.operation == operation)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<DeploymentId, OperationId>> {
+    fn of(&self, deployment: DeploymentId) -> Option<OperationId> {
+        self.lock().get(&deployment).map(|wake| wake.operation)
+    }
+
+    fn cancel(&self, is_it: impl Fn(DeploymentId, &Wake) -> bool) -> bool {
+        let wakes = self.lock();
+        let found = wakes.iter().find(|(deployment, wake)| is_it(**deployment, wake));
+        found.inspect(|(_, wake)| wake.cancel.cancel()).is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeploymentId, Wake>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

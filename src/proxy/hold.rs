@@ -42,7 +42,7 @@ pub(crate) async fn wait(
     let place = match hold.enter() {
         Entered::Waits(place) => place,
         Entered::Ended(end) => return conclude(exchange, cells, began, end),
-        Entered::Full => return conclude(exchange, cells, began, HoldEnd::Refused(hold.rules().full)),
+        Entered::Full => return conclude(exchange, cells, began, HoldEnd::Refused(hold.full(began))),
     };
     let page = hold.rules().page.filter(|_| is_navigation(request));
     let (limit, told) = longest(hold.rules(), page);

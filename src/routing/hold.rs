@@ -15,7 +15,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::sync::Notify;
@@ -26,6 +26,8 @@ pub struct Hold {
     rules: HoldRules,
     /// Networks whose clients it does not concern.
     lets_by: Box<[IpNet]>,
+    /// When it is to be over, where that is known.
+    until: Option<Instant>,
     /// Woken when the first request waits; `None` if nobody wants to know.
     bell: Option<Arc<Notify>>,
     waiting: AtomicUsize,
@@ -102,6 +104,7 @@ impl Hold {
         Self {
             rules,
             lets_by: Box::default(),
+            until: None,
             bell,
             waiting: AtomicUsize::new(0),
             is_wanted: AtomicBool::new(false),
@@ -114,6 +117,21 @@ impl Hold {
     #[must_use]
     pub fn letting_by(self, networks: Vec<IpNet>) -> Self {
         Self { lets_by: networks.into(), ..self }
+    }
+
+    /// The same, told to be over at that time.
+    #[must_use]
+    pub fn until(self, at: Instant) -> Self {
+        Self { until: Some(at), ..self }
+    }
+
+    /// What is told who finds no place: to come back when it is over, where that is known.
+    #[must_use]
+    pub fn full(&self, now: Instant) -> Refusal {
+        let full = self.rules.full;
+        let Some(until) = self.until else { return full };
+        let left = until.saturating_duration_since(now).as_millis().div_ceil(1000);
+        Refusal { retry_after: u16::try_from(left).unwrap_or(u16::MAX).max(1), ..full }
     }
 
     /// Whether it does not concern a client.

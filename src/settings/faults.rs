@@ -94,6 +94,14 @@ impl AppSettings {
                 refuse(!word.contains('\0'), &field, "contains a NUL", NUL);
             }
         }
+        let remedy = "write wake: true, or leave out scale_to_zero";
+        let wakes = self.wake || !self.scale_to_zero;
+        refuse(
+            wakes,
+            "scale_to_zero",
+            "is true, and with wake: false no request would start it again",
+            remedy,
+        );
         refuse(self.port != Some(0), "port", "is 0", "name the port that the app listens on");
         if let Some(auth) = self.preview_auth.as_ref().filter(|auth| auth.mode == PreviewAuthMode::Basic) {
             let is_user = !auth.user.is_empty() && !auth.user.contains(':');
@@ -120,6 +128,19 @@ impl AppSettings {
                 value: None,
                 detail: "is more than 1, and with strategy hold no two instances run at once".to_owned(),
                 remedy: "write replicas: 1, or deploy.strategy: swap",
+            });
+        }
+        for (at, hours) in self.schedule.iter().enumerate() {
+            let Some((key, detail)) = hours.fault() else { continue };
+            let (value, remedy) = match key {
+                "cron" => (&hours.cron, "write minute, hour, day, month and weekday: 0 20 * * MON-FRI"),
+                _ => (&hours.timezone, "write its IANA name: Europe/Berlin"),
+            };
+            faults.push(SettingsFault {
+                field: format!("schedule[{at}].{key}"),
+                value: Some(value.clone()),
+                detail,
+                remedy,
             });
         }
         self.volume_faults(&mut faults);

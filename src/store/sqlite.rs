@@ -220,6 +220,16 @@ impl Store for SqliteStore {
         self.read("list accesses", accesses::list)
     }
 
+    fn hours_at<'a>(&'a self, app: &'a AppName) -> Answer<'a, Option<Timestamp>> {
+        let app = app.clone();
+        self.read("read the office hours", move |db| apps::hours_at(db, &app))
+    }
+
+    fn set_hours_at<'a>(&'a self, app: &'a AppName, at: Timestamp) -> Answer<'a, ()> {
+        let app = app.clone();
+        self.write("write the office hours", move |db| apps::set_hours_at(db, &app, at))
+    }
+
     fn set_access<'a>(
         &'a self,
         app: &'a AppName,

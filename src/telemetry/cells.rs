@@ -102,7 +102,7 @@ impl<const N: usize> Default for CounterTable<N> {
 }
 
 /// The codes of own answers that are counted by name.
-const CODES: [&str; 32] = [
+const CODES: [&str; 33] = [
     "_other",
     "bad_request",
     "target_too_long",
@@ -135,6 +135,7 @@ const CODES: [&str; 32] = [
     "wake_failed",
     "queue_full",
     "misdirected_request",
+    "wake_cancelled",
 ];
 
 /// The code of a key of [`CounterTable::add_named`].

@@ -45,12 +45,18 @@ impl Tally {
 }
 
 impl BackendStats {
+    /// How many requests and streams have ended, over all workers.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.workers.iter().map(|cells| cells.ended()).sum()
+    }
+
     /// The sum over all workers. They may go on counting while it is made.
     #[must_use]
     pub fn tally(&self) -> Tally {
         let mut sum = Tally::default();
         for cells in &self.workers {
-            sum.requests += cells.responses.iter().map(|(_, count)| count).sum::<u64>();
+            sum.requests += cells.ended();
             sum.failed_by_app += cells.failed_by_app.get();
             sum.failed_by_us += cells.failed_by_us.get();
             cells.answered_in.add_to(&mut sum.answered_in);
@@ -60,6 +66,10 @@ impl BackendStats {
 }
 
 impl BackendCells {
+    fn ended(&self) -> u64 {
+        self.responses.iter().map(|(_, count)| count).sum()
+    }
+
     /// Counts a request that the application answered whole, by how long it took to the head of its response.
     pub fn answered(&self, first_byte: Duration) {
         self.answered_in.observe(first_byte);

@@ -288,8 +288,13 @@ impl Runtime for FakeRuntime {
         Box::pin(self.begin(spec))
     }
 
+    /// One that runs is left alone.
     fn restart<'a>(&'a self, spec: &'a InstanceSpec) -> Answer<'a, Instance> {
-        Box::pin(self.begin(spec))
+        let known = self.instances.lock().unwrap().get(&spec.id).map(|life| life.instance.clone());
+        match known.filter(Instance::is_running) {
+            Some(instance) => self.answer(|| Ok(instance)),
+            None => Box::pin(self.begin(spec)),
+        }
     }
 
     fn inspect<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, Option<Instance>> {

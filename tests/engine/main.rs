@@ -16,6 +16,8 @@ mod handovers;
 mod health;
 mod host_names;
 mod hosts;
+mod hours;
+mod idle;
 mod model;
 mod moves;
 mod plane;

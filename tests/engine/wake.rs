@@ -122,6 +122,10 @@ async fn a_start_that_fails_is_told_to_all_and_not_tried_again_until_its_time() 
     assert_eq!(bed.waits(PREVIEW).await, None);
     let told = bed.held_at(PREVIEW).unwrap().rules().full;
     assert_eq!((told.code, told.retry_after), ("wake_failed", 3600));
+    // Whoever comes later has less to wait.
+    let in_ten_minutes = bed.clock.now() + Duration::from_secs(600);
+    let left = bed.held_at(PREVIEW).unwrap().full(in_ten_minutes).retry_after;
+    assert!((2900..=3000).contains(&left), "{left}");
     let failure = bed.store.deployment(&preview).await.unwrap().unwrap().failure.unwrap();
     assert_eq!(failure.code, "not_ready", "{failure:?}");
     eventually("the wake has ended", async || bed.wakes().await[0].state == OperationState::Failed).await;
@@ -239,4 +243,67 @@ async fn a_replaced_version_that_a_request_woke_goes_to_rest_again() {
     let timer = timers.iter().find(|timer| timer.deployment == one).unwrap();
     assert_eq!(timer.state, DesiredState::Standby);
     assert!(timer.due > bed.clock.wall() + Duration::from_secs(3000));
+}
+
+#[tokio::test]
+async fn a_wake_that_is_cancelled_turns_away_who_waits_and_the_next_request_begins_another() {
+    let bed = Bed::with(|settings| settings.deploy.health_timeout = Delay::seconds(60)).await;
+    let preview = bed.sleeper(&["serve", "1"]).await;
+    bed.put_to_sleep(preview).await;
+    bed.runtime.set_starts_sick(true);
+    let cancelling = async {
+        eventually("it is being woken", async || bed.runtime.running().len() == 1).await;
+        let wake = bed.wakes().await.remove(0).id;
+        bed.engine.cancel(wake).await.unwrap();
+        wake
+    };
+    let (told, wake) = tokio::join!(bed.waits(PREVIEW), cancelling);
+    assert_eq!(code(told), "wake_cancelled");
+    bed.asleep(preview).await;
+    let ended = async || bed.store.operation(&wake).await.unwrap().unwrap().state.is_end();
+    eventually("the wake has ended", ended).await;
+    let operation = bed.store.operation(&wake).await.unwrap().unwrap();
+    assert_eq!(operation.state, OperationState::Cancelled, "{operation:?}");
+    assert!(bed.runtime.running().is_empty());
+    bed.runtime.set_starts_sick(false);
+    assert_eq!(bed.waits(PREVIEW).await, Some(HoldEnd::Released));
+    assert_eq!(bed.status(preview).await, AWAKE);
+}
+
+#[tokio::test]
+async fn what_is_put_into_standby_while_it_is_woken_is_in_standby() {
+    let bed = Bed::with(|settings| settings.deploy.health_timeout = Delay::seconds(60)).await;
+    let preview = bed.sleeper(&["serve", "1"]).await;
+    bed.put_to_sleep(preview).await;
+    bed.runtime.set_starts_sick(true);
+    let stopping = async {
+        eventually("it is being woken", async || bed.runtime.running().len() == 1).await;
+        bed.put_to_sleep(preview).await;
+    };
+    let (told, ()) = tokio::join!(bed.waits(PREVIEW), stopping);
+    assert_eq!(code(told), "wake_cancelled");
+    eventually("it is stopped", async || bed.runtime.running().is_empty()).await;
+    eventually("the wake has ended", async || bed.wakes().await[0].state == OperationState::Cancelled).await;
+    assert_eq!((bed.status(preview).await, bed.wakes().await.len()), (ASLEEP, 1));
+}
+
+#[tokio::test]
+async fn a_request_does_not_wait_for_the_last_stream_of_what_is_about_to_be_stopped() {
+    let bed = Bed::new().await;
+    let preview = bed.sleeper(&["serve", "1"]).await;
+    let instance = bed.runtime.of(preview)[0];
+    let target = bed.backend(PREVIEW).unwrap().targets[0].clone();
+    let stream = bed.request(PREVIEW).into_stream();
+    let request =
+        ScheduleRequest { state: ScheduledState::Standby, delay: Delay::default(), overwrite: true };
+    bed.engine.schedule(preview, &request).await.unwrap();
+    eventually("its gate is closed", async || target.gate.is_closed()).await;
+    assert_eq!(bed.waits(PREVIEW).await, Some(HoldEnd::Released));
+    drop(bed.request(PREVIEW));
+    assert_eq!((bed.status(preview).await, bed.runtime.starts(instance)), (AWAKE, 1));
+    assert!(!bed.runtime.told().contains(&Told::Stop(instance)), "stopped under a stream");
+    drop(stream);
+    // The next time nobody asks for it.
+    bed.put_to_sleep(preview).await;
+    assert_eq!(bed.runtime.told().iter().filter(|told| **told == Told::Stop(instance)).count(), 1);
 }

@@ -17,6 +17,8 @@ mod crash;
 #[cfg(feature = "fault")]
 mod crash_commands;
 #[cfg(feature = "fault")]
+mod crash_idle;
+#[cfg(feature = "fault")]
 mod crash_moves;
 #[cfg(feature = "fault")]
 mod disk;

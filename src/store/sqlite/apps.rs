@@ -2,10 +2,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use super::column::{Json, Text, Word, count, json, json_if_any, text, text_if_any, word};
+use super::column::{At, Json, Text, Word, count, json, json_if_any, text, text_if_any, time_if_any, word};
 use super::secrets::{Key, Place};
-use super::transaction::{Done, not_found};
+use super::transaction::{Done, found, not_found};
 use super::{renaming, routes};
+use crate::clock::Timestamp;
 use crate::ids::{AppName, DeploymentId, EnvironmentName};
 use crate::settings::Replicas;
 use crate::store::{App, Environment, EnvironmentKind, HostRow, RouteRow, Split, Sticky, StoreError};
@@ -37,6 +38,17 @@ pub(super) fn put_all(connection: &Connection, key: &Key, apps: &[App]) -> Done<
         )?;
     }
     Ok(())
+}
+
+pub(super) fn hours_at(connection: &Connection, app: &AppName) -> Done<Option<Timestamp>> {
+    let query = "SELECT hours_at FROM apps WHERE name = ?1";
+    let found = connection.query_row(query, [Text(app)], |row| time_if_any(row, "hours_at")).optional()?;
+    Ok(found.flatten())
+}
+
+pub(super) fn set_hours_at(connection: &Connection, app: &AppName, at: Timestamp) -> Done<()> {
+    let query = "UPDATE apps SET hours_at = ?1 WHERE name = ?2";
+    found(connection.execute(query, (At(at), Text(app)))?, "app", app)
 }
 
 fn put(connection: &Connection, key: &Key, app: &App) -> Done<()> {

@@ -9,7 +9,7 @@ use rusqlite_migration::{M, Migrations};
 pub(super) const APPLICATION_ID: i32 = 0x4c4b_4754;
 
 /// `user_version` of a database that has all of [`MIGRATIONS`].
-pub(super) const VERSION: i64 = 7;
+pub(super) const VERSION: i64 = 8;
 
 /// Only ever appended to: what has been released is never edited.
 static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
@@ -21,6 +21,7 @@ static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
         M::up(SPLIT),
         M::up(REMOVAL),
         M::up(FIRST_NAME),
+        M::up(HOURS),
     ])
 });
 
@@ -243,6 +244,10 @@ ALTER TABLE apps ADD COLUMN removal INTEGER; -- retired, to be removed: 1 with i
 
 const FIRST_NAME: &str = "
 ALTER TABLE apps ADD COLUMN first_name TEXT; -- by which the runtime knows it; NULL: by its name
+";
+
+const HOURS: &str = "
+ALTER TABLE apps ADD COLUMN hours_at TEXT; -- the last of its times that was heeded; NULL: it never had any
 ";
 
 #[cfg(test)]
