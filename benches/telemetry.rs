@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 
 use lockgate::telemetry::BackendStats;
 
@@ -15,13 +15,13 @@ fn count(c: &mut Criterion) {
     let mut group = c.benchmark_group("count a request");
     group.bench_function("status and durations", |b| {
         b.iter(|| {
-            cells.respond(black_box(&Method::GET), black_box(StatusCode::OK));
+            cells.respond(black_box(&Method::GET), black_box(StatusCode::OK), Version::HTTP_11);
             cells.took(Some(black_box(took)), black_box(took));
         });
     });
     group.bench_function("and for its version", |b| {
         b.iter(|| {
-            cells.respond(black_box(&Method::GET), black_box(StatusCode::OK));
+            cells.respond(black_box(&Method::GET), black_box(StatusCode::OK), Version::HTTP_11);
             cells.took(Some(black_box(took)), black_box(took));
             cells.answered(black_box(took));
         });

@@ -41,7 +41,7 @@ pub struct Offer {
 }
 
 /// What a connection was made with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Session {
     /// The name that the client asked for; none, if it asked for an address.
     name: Option<HostName>,

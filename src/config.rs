@@ -45,6 +45,8 @@ pub struct Config {
     /// The port at which clients are sent to https; `None`: they are not.
     pub redirect: Option<u16>,
     pub tls: TlsConfig,
+    /// Whether clients may speak HTTP/2.
+    pub http2: bool,
     pub admin_socket: PathBuf,
     pub admin_address: Option<SocketAddr>,
     pub data_dir: PathBuf,
@@ -164,6 +166,7 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
         http: document.listeners.http.addresses(),
         redirect: document.listeners.http.redirect,
         tls: TlsConfig::read(&document.listeners.https, &document.tls, findings),
+        http2: document.listeners.http2,
         admin_socket: document.admin.socket,
         admin_address: document.admin.address,
         data_dir: document.data_dir,

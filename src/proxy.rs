@@ -1,4 +1,4 @@
-//! The data plane for HTTP/1.1, with TLS or without: from a client's connection to a target and back.
+//! The data plane for HTTP/1.1 and HTTP/2, with TLS or without: from a client's connection to a target and back.
 //!
 //! A request: `worker → server → handle → routing → gate.enter → upstream::send → body`. Each arrow is one call.
 //!
@@ -23,6 +23,7 @@ mod error_page;
 mod exchange;
 mod headers;
 mod hold;
+mod http2;
 mod io;
 mod memo;
 mod plane;
@@ -57,10 +58,9 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use crate::gate::Refused;
-use crate::upstream::{self, Answer, LocalTarget, RequestBody, RequestGuard, balance};
+use crate::upstream::{self, Answer, LocalTarget, RequestBody, RequestGuard, Source, balance};
 
 use body::Body;
 use client::Client;
@@ -75,7 +75,7 @@ use tunnel::Upgrade;
 use validate::{Checked, Seen};
 
 /// Answers one request.
-async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn handle(client: Rc<Client>, request: Request<Source>) -> Result<Response<Body>, Infallible> {
     let mut exchange = Box::new(Exchange::begin(&client, &request));
     let form = Form::of(request.headers().get(http::header::ACCEPT));
     let served = {
@@ -111,10 +111,13 @@ enum Served {
 async fn forward(
     client: &Rc<Client>,
     exchange: &mut Exchange,
-    request: Request<Incoming>,
+    request: Request<Source>,
 ) -> Result<Served, ForwardError> {
     let worker = &client.worker;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    if head.version == Version::HTTP_2 {
+        http2::head::to_http1(&mut head, &worker.settings.limits)?;
+    }
     let checked = validate::check(&head, exchange.has_body, &worker.settings.limits)?;
     if client.raw_heads.borrow().has_fragment() {
         return Err(ForwardError::BadRequest("The request target has a fragment."));
@@ -202,7 +205,7 @@ fn to_upstream(
     exchange: &mut Exchange,
     checked: &Checked,
     mut head: Parts,
-    body: Incoming,
+    body: Source,
 ) -> Result<Request<RequestBody>, ForwardError> {
     let length = body.size_hint().exact();
     let limit = client.worker.settings.limits.body_bytes;

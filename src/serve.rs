@@ -289,6 +289,7 @@ fn proxy_settings(config: &Config, certs: &Arc<Certs>, debug_generation: bool) -
     ProxySettings {
         listen: config.http.clone(),
         tls: Some(tls).filter(|tls| !tls.listen.is_empty()),
+        http2: config.http2,
         trusted_proxies: config.trusted_proxies.clone(),
         access_log: match &config.access_log {
             AccessLog::Off => AccessLogSink::Off,
@@ -326,6 +327,9 @@ fn limits(config: &LimitsConfig) -> Limits {
         field_bytes: config.field_bytes.unwrap_or(own.field_bytes),
         target_bytes: config.target_bytes.unwrap_or(own.target_bytes),
         body_bytes: config.body_bytes.unwrap_or(own.body_bytes),
+        http2_streams: config.http2_streams.unwrap_or(own.http2_streams),
+        http2_resets_per_minute: config.http2_resets_per_minute.unwrap_or(own.http2_resets_per_minute),
+        http2_resets: config.http2_resets.unwrap_or(own.http2_resets),
         connections: config.connections.or(own.connections),
         connections_per_client: config.connections_per_client.unwrap_or(own.connections_per_client),
         ..own

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 
 pub use cells::{Counter, CounterTable, Histogram};
 pub use control::{ControlStats, Expiry, Present, TargetHealth};
@@ -88,6 +88,9 @@ pub struct WorkerCells {
     pub connections_ended: Counter,
     /// Closed because their address had too many.
     pub connections_refused: Counter,
+    pub http2_connections: Counter,
+    /// Ended because their client reset streams or sent what carries nothing, again and again.
+    pub http2_connections_calmed: Counter,
     pub gate_refusals: Counter,
     pub retries: Counter,
     pub memo_hits: Counter,
@@ -160,8 +163,8 @@ impl BackendStats {
 
 impl BackendCells {
     /// Counts a response; one that was a stream only by its status.
-    pub fn respond(&self, method: &Method, status: StatusCode) {
-        self.responses.add(cells::response_key(method, status));
+    pub fn respond(&self, method: &Method, status: StatusCode, version: Version) {
+        self.responses.add(cells::response_key(method, status, version));
     }
 
     /// Counts how long a request took, to the head of its response and to the end.

@@ -31,7 +31,7 @@ use hyper::body::Incoming;
 use crate::telemetry::ConnectCells;
 
 pub(crate) use activity::{Abort, Activity, Phase, Read, Tick, TickLimits};
-pub(crate) use body::{BodyFault, RequestBody};
+pub(crate) use body::{BodyFault, RequestBody, Source, StreamBody};
 pub(crate) use connection::Connection;
 pub(crate) use target::{LocalBackend, LocalTarget, RequestGuard, Upstreams};
 

@@ -18,6 +18,12 @@ mod ejection;
 mod framing;
 #[path = "proxy/holds.rs"]
 mod holds;
+#[path = "proxy/http2.rs"]
+mod http2;
+#[path = "proxy/http2_abuse.rs"]
+mod http2_abuse;
+#[path = "proxy/http2_life.rs"]
+mod http2_life;
 #[path = "proxy/identity.rs"]
 mod identity;
 #[path = "proxy/preview_auth.rs"]
@@ -34,6 +40,8 @@ mod split;
 mod streams;
 #[path = "proxy/support.rs"]
 mod support;
+#[path = "proxy/support_http2.rs"]
+mod support_http2;
 #[path = "proxy/tally.rs"]
 mod tally;
 #[path = "proxy/timeouts.rs"]

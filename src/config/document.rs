@@ -45,11 +45,19 @@ pub(super) struct Document {
     pub(super) history: HistoryConfig,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Listeners {
     pub(super) http: Listener,
     pub(super) https: HttpsListener,
+    /// Whether clients may speak HTTP/2 beside HTTP/1.1.
+    pub(super) http2: bool,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self { http: Listener::default(), https: HttpsListener::default(), http2: true }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -138,6 +146,12 @@ pub struct LimitsConfig {
     pub field_bytes: Option<usize>,
     pub target_bytes: Option<usize>,
     pub body_bytes: Option<u64>,
+    /// Requests at once on one HTTP/2 connection.
+    pub http2_streams: Option<u32>,
+    /// So many requests that a client resets before they are answered end its HTTP/2 connection: in a minute.
+    pub http2_resets_per_minute: Option<u32>,
+    /// And ever.
+    pub http2_resets: Option<u32>,
     /// Client connections of all workers; four fifths of the process's file descriptors if not given.
     pub connections: Option<usize>,
     /// From one IPv4 address or IPv6 /64 network, trusted proxies excepted; 0 is no limit.

@@ -178,7 +178,7 @@ mod tests {
     fn tally(answered: u64, failed: u64, took: Duration) -> Tally {
         let stats = BackendStats::for_service("some", 1);
         for at in 0..answered + failed {
-            stats.of(0).respond(&Method::GET, StatusCode::OK);
+            stats.of(0).respond(&Method::GET, StatusCode::OK, http::Version::HTTP_11);
             if at < failed { stats.of(0).fail(FailedBy::App) } else { stats.of(0).answered(took) }
         }
         stats.tally()

@@ -238,7 +238,11 @@ impl Entry<'_> {
     }
 
     fn protocol(&self) -> &'static str {
-        if self.logged.version == Version::HTTP_10 { "1.0" } else { "1.1" }
+        match self.logged.version {
+            Version::HTTP_10 => "1.0",
+            Version::HTTP_2 => "2.0",
+            _ => "1.1",
+        }
     }
 }
 

@@ -50,6 +50,14 @@ impl Body {
         body
     }
 
+    /// Has the request go on while the response is held up.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Kind::Upstream { connection: Some(connection), .. } = &mut self.kind {
+            // Whether it is over is seen by whoever asks for the next frame.
+            let _over = connection.poll_drive(cx);
+        }
+    }
+
     /// The last byte has come: the connection is free for the next request, or for the rest of this one's body.
     fn complete(&mut self) {
         let Some(mut exchange) = self.exchange.take() else { return };

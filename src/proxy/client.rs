@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::io::Interest;
 
@@ -17,6 +18,7 @@ use crate::upstream::{Abort, Activity, Phase, Read};
 
 use super::error::ForwardError;
 use super::headers::Peer;
+use super::http2;
 use super::memo::Memo;
 use super::raw_heads::RawHeads;
 use super::socket::{Heard, Socket};
@@ -42,6 +44,10 @@ pub(crate) struct Client {
     pub(crate) is_cut: Cell<bool>,
     /// What the connection becomes once hyper is done with it.
     pub(crate) upgrade: RefCell<Option<Upgrade>>,
+    /// It stands for one stream of an HTTP/2 connection, and has no socket.
+    pub(crate) is_stream: bool,
+    /// What was read is the beginning of an HTTP/2 connection.
+    speaks_http2: Cell<bool>,
     /// The socket, which hyper reads and writes through [`super::io::ClientIo`].
     pub(crate) socket: RefCell<Option<Socket>>,
     pub(crate) raw_heads: RefCell<RawHeads>,
@@ -74,12 +80,49 @@ impl Client {
             requests: Cell::new(0),
             is_cut: Cell::new(false),
             upgrade: RefCell::default(),
+            is_stream: false,
+            speaks_http2: Cell::new(false),
             socket: RefCell::new(Some(socket)),
             raw_heads: RefCell::default(),
             is_answering: Cell::new(false),
             withheld: Cell::new(None),
             has_more: Cell::new(false),
             current: RefCell::new(Current { began: worker.started, method: Method::GET }),
+        }
+    }
+
+    /// One stream of `connection`, which is counted, timed and cut as a client of its own. What is known of the peer and
+    /// of the route that was used last is the connection's.
+    pub(crate) fn of_stream(connection: &Self) -> Self {
+        let memo = connection.memo.borrow().clone();
+        let before = connection.requests.get();
+        connection.requests.set(before.wrapping_add(1));
+        let worker = &connection.worker;
+        Self {
+            worker: Rc::clone(worker),
+            activity: Rc::new(Activity::new(Rc::clone(&worker.now))),
+            peer: connection.peer.clone(),
+            tls: connection.tls.clone(),
+            memo: RefCell::new(memo),
+            polls: Cell::new(0),
+            requests: Cell::new(before),
+            is_cut: Cell::new(false),
+            upgrade: RefCell::default(),
+            is_stream: true,
+            speaks_http2: Cell::new(false),
+            socket: RefCell::default(),
+            raw_heads: RefCell::default(),
+            is_answering: Cell::new(false),
+            withheld: Cell::new(None),
+            has_more: Cell::new(false),
+            current: RefCell::new(Current { began: worker.started, method: Method::GET }),
+        }
+    }
+
+    /// Remembers the route that `stream` used.
+    pub(crate) fn learn_from(&self, stream: &Self) {
+        if let Some(memo) = stream.memo.borrow().as_ref() {
+            self.memo.replace(Some(Rc::clone(memo)));
         }
     }
 
@@ -93,8 +136,21 @@ impl Client {
         match self.activity.read() {
             Read::HeadBegins => self.raw_heads.borrow_mut().begin(bytes),
             Read::HeadGoesOn => self.raw_heads.borrow_mut().go_on(bytes),
-            Read::Other => {}
+            Read::Other => return,
         }
+        if self.requests.get() == 0 && self.worker.settings.http2 {
+            self.speaks_http2.set(self.raw_heads.borrow().begin_with(http2::PREFACE_BEGIN));
+        }
+    }
+
+    /// Whether the client has begun an HTTP/2 connection.
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.speaks_http2.get()
+    }
+
+    /// What was read of an HTTP/2 connection, if the client has begun one.
+    pub(crate) fn preface(&self) -> Option<Bytes> {
+        self.speaks_http2().then(|| self.raw_heads.borrow_mut().take().into())
     }
 
     /// hyper has a request, whose response it will write.
@@ -177,6 +233,13 @@ impl Client {
 
     /// Looks how its reader gets on with a response that it holds up.
     pub(crate) fn look_at_reader(&self) {
+        if self.is_stream {
+            // Its window is all that there is to see.
+            if self.activity.awaits_reader() {
+                self.activity.look_at_reader(0);
+            }
+            return;
+        }
         if self.activity.awaits_reader()
             && let Some(socket) = &*self.socket.borrow()
             && let Ok(unsent) = unsent::bytes(socket.tcp())

@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use crate::telemetry::{BackendCells, FailedBy};
-use crate::upstream::{Abort, Answer, LocalBackend, LocalTarget, Phase, RequestGuard};
+use crate::upstream::{Abort, Answer, LocalBackend, LocalTarget, Phase, RequestGuard, Source};
 
 use super::access_log::Logged;
 use super::client::Client;
@@ -97,7 +96,7 @@ impl Mark {
 }
 
 impl Exchange {
-    pub(crate) fn begin(client: &Rc<Client>, request: &Request<Incoming>) -> Self {
+    pub(crate) fn begin(client: &Rc<Client>, request: &Request<Source>) -> Self {
         let worker = &client.worker;
         let started = worker.clock.now();
         let kept = if client.peer.is_trusted() { request.headers().get(X_REQUEST_ID) } else { None };
@@ -167,7 +166,7 @@ impl Exchange {
             Some(local) => local.backend.stats.of(number),
             None => worker.telemetry.unmatched.of(number),
         };
-        cells.respond(&self.method, self.status);
+        cells.respond(&self.method, self.status, self.version);
         cells.request_bytes.add(self.request_bytes());
         cells.response_bytes.add(self.response_bytes);
         if self.is_stream {

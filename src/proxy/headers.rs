@@ -49,6 +49,7 @@ pub(crate) struct Via {
     name: String,
     from_11: HeaderValue,
     from_10: HeaderValue,
+    from_20: HeaderValue,
 }
 
 impl Peer {
@@ -100,11 +101,20 @@ impl Via {
     /// `None` if `name` is not a token.
     pub(crate) fn new(name: &str) -> Option<Self> {
         let value = |version| HeaderValue::from_str(&format!("{version} {name}")).ok();
-        Some(Self { name: name.to_owned(), from_11: value("1.1")?, from_10: value("1.0")? })
+        Some(Self {
+            name: name.to_owned(),
+            from_11: value("1.1")?,
+            from_10: value("1.0")?,
+            from_20: value("2.0")?,
+        })
     }
 
     pub(crate) fn append(&self, headers: &mut HeaderMap, version: Version) {
-        let value = if version == Version::HTTP_10 { &self.from_10 } else { &self.from_11 };
+        let value = match version {
+            Version::HTTP_10 => &self.from_10,
+            Version::HTTP_2 => &self.from_20,
+            _ => &self.from_11,
+        };
         headers.append(header::VIA, value.clone());
     }
 

@@ -20,7 +20,11 @@ const GATHERED_MAX: usize = 4096;
 pub(crate) struct ClientIo(pub(crate) Rc<Client>);
 
 impl ClientIo {
-    fn poll<T>(&self, poll: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Whatever hyper may see of the socket.
+    pub(super) fn poll<T>(
+        &self,
+        poll: impl FnOnce(Pin<&mut Socket>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         match &mut *self.0.socket.borrow_mut() {
             Some(stream) => poll(Pin::new(stream)),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
@@ -43,6 +47,10 @@ impl AsyncRead for ClientIo {
         let read = &buf.filled()[before..];
         if !read.is_empty() {
             self.0.read(read);
+            if self.0.speaks_http2() {
+                // Not to hyper's side for HTTP/1.1, which ends here.
+                return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+            }
         }
         Poll::Ready(Ok(()))
     }

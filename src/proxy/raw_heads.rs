@@ -55,6 +55,16 @@ impl RawHeads {
         self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
+    /// What was read, which is not HTTP/1.1.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(self).bytes
+    }
+
+    /// Whether what was read begins as `bytes`.
+    pub(crate) fn begin_with(&self, bytes: &[u8]) -> bool {
+        self.bytes.starts_with(bytes)
+    }
+
     /// hyper found a request, with a body of `length` or of chunks.
     pub(crate) fn pass(&mut self, length: Option<u64>) {
         self.last = self.end_of_last().map_or(Last::Unseen, |start| Last::At { start, length });

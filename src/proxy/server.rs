@@ -17,10 +17,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::upstream::{Abort, Phase};
+use crate::upstream::{Abort, Phase, Source};
 
 use super::client::Client;
 use super::error::ForwardError;
+use super::http2;
 use super::io::ClientIo;
 use super::settings::Scheme;
 use super::socket::Socket;
@@ -43,6 +44,8 @@ enum Ended {
     /// On a head that is none, and that nobody answered.
     Unread(ForwardError, hyper::Error),
     Aborted(Abort),
+    /// The client speaks HTTP/2, as what was read shows.
+    Http2(Bytes),
 }
 
 /// Closes a connection that is not served. It is told why, if it is there to read it; nothing is waited for.
@@ -88,7 +91,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
         }
         Ended::Aborted(Abort::Idle) if client.tls.is_some() => Box::pin(close(&client)).await,
         Ended::Aborted(_) => {}
+        Ended::Http2(read) => Box::pin(serve_http2(&client, read)).await,
     }
+}
+
+/// Serves a connection that speaks HTTP/2, of which `read` was read, until either side closes.
+async fn serve_http2(client: &Rc<Client>, read: Bytes) {
+    http2::serve(client, read).await;
+    end(client, b"").await;
 }
 
 async fn drive(client: &Rc<Client>) -> Ended {
@@ -98,7 +108,7 @@ async fn drive(client: &Rc<Client>) -> Ended {
         client.activity.begin_request(!request.body().is_end_stream());
         client.answering();
         client.raw_heads.borrow_mut().pass(request.body().size_hint().exact());
-        super::handle(Rc::clone(client), request)
+        super::handle(Rc::clone(client), request.map(Source::Http1))
     });
     let limits = &client.worker.settings.limits;
     let connection = http1::Builder::new()
@@ -117,12 +127,16 @@ async fn drive(client: &Rc<Client>) -> Ended {
             return Poll::Ready(Ended::Aborted(abort));
         }
         match connection.as_mut().poll(cx) {
-            Poll::Ready(Ok(parts)) => Poll::Ready(Ended::Done(parts.read_buf)),
+            Poll::Ready(Ok(parts)) => Poll::Ready(match client.preface() {
+                Some(read) => Ended::Http2(read),
+                None => Ended::Done(parts.read_buf),
+            }),
             Poll::Ready(Err(error)) => {
                 let is_malformed = error.is_parse() || error.is_parse_too_large();
-                Poll::Ready(match client.unread() {
-                    Some(unread) if is_malformed => Ended::Unread(unread, error),
-                    Some(_) | None => Ended::Failed,
+                Poll::Ready(match (client.unread(), client.preface()) {
+                    (_, Some(read)) => Ended::Http2(read),
+                    (Some(unread), None) if is_malformed => Ended::Unread(unread, error),
+                    (Some(_) | None, None) => Ended::Failed,
                 })
             }
             Poll::Pending => match activity.abort() {

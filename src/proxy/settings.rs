@@ -15,9 +15,11 @@ use crate::upstream::{ConnectLimits, Tick, TickLimits};
 /// What the data plane is told. How many workers it has is `Routing::workers`.
 #[derive(Clone, Debug)]
 pub struct ProxySettings {
-    /// Where every worker listens, for plain HTTP/1.1.
+    /// Where every worker listens, without TLS.
     pub listen: Vec<SocketAddr>,
     pub tls: Option<TlsSettings>,
+    /// Whether a client may begin with HTTP/2 without having been told that it is there.
+    pub http2: bool,
     /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed and appended to.
     pub trusted_proxies: Vec<IpNet>,
     /// The name under which this proxy appears in `Via`; none leaves `Via` out.
@@ -109,6 +111,12 @@ pub struct Limits {
     pub target_bytes: usize,
     /// A request body, in bytes.
     pub body_bytes: u64,
+    /// Requests at once on one HTTP/2 connection.
+    pub http2_streams: u32,
+    /// Requests that a client resets before they are answered, on one HTTP/2 connection, in a minute and ever; at the last of
+    /// them the connection ends.
+    pub http2_resets_per_minute: u32,
+    pub http2_resets: u32,
     /// Client connections of all workers; the default is four fifths of the process's file descriptors.
     pub connections: Option<usize>,
     /// Client connections from one IPv4 address or IPv6 /64 network, to all workers; those of trusted proxies do not
@@ -121,6 +129,7 @@ impl Default for ProxySettings {
         Self {
             listen: Vec::new(),
             tls: None,
+            http2: true,
             trusted_proxies: Vec::new(),
             via: Some("lockgate".to_owned()),
             access_log: AccessLogSink::Off,
@@ -153,6 +162,9 @@ impl Default for Limits {
             field_bytes: 16 * 1024,
             target_bytes: 8 * 1024,
             body_bytes: 1024 * 1024 * 1024,
+            http2_streams: 128,
+            http2_resets_per_minute: 100,
+            http2_resets: 500,
             connections: None,
             connections_per_client: 256,
         }

@@ -21,8 +21,11 @@ impl Worker {
                 activity.ask(abort);
             } else if ends_idle && activity.phase() == Phase::Idle {
                 activity.ask(Abort::Idle);
-            } else if activity.is_half_closed() || activity.closes_stream() {
-                // Its task looks again: at the socket, or at the time.
+            } else if ends_idle && activity.phase() == Phase::Multiplexed
+                || activity.is_half_closed()
+                || activity.closes_stream()
+            {
+                // Its task looks again: at the socket, at the time, or whether its connection ends.
                 activity.wake();
             }
         }
@@ -98,6 +101,8 @@ fn is_request(phase: Phase) -> bool {
     match phase {
         Phase::Request | Phase::Response => true,
         // What is held is sent to nobody yet.
-        Phase::Idle | Phase::Head | Phase::Held | Phase::EventStream | Phase::Tunnel => false,
+        Phase::Idle | Phase::Head | Phase::Held | Phase::EventStream | Phase::Tunnel | Phase::Multiplexed => {
+            false
+        }
     }
 }

@@ -35,7 +35,7 @@ const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\nconten
     This port speaks TLS: ask for https:// instead of http\n";
 
 /// What is known of a connection with TLS.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tls {
     session: Session,
     /// As it stands in the access log: `1.3`.

@@ -74,7 +74,7 @@ pub(crate) fn check(head: &Parts, has_body: bool, limits: &Limits) -> Result<Che
         }
         look_at(name.as_str(), value, &mut seen, &mut host)?;
     }
-    if seen.has(Seen::EXPECT) && head.version == Version::HTTP_11 {
+    if seen.has(Seen::EXPECT) && head.version >= Version::HTTP_11 {
         check_expect(&head.headers)?;
     }
     if seen.has(Seen::TRANSFER_ENCODING) {

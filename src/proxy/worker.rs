@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
@@ -64,6 +65,7 @@ pub(crate) struct Worker {
     /// The generation at the last tick.
     pub(super) swept_generation: Cell<u64>,
     is_draining: Cell<bool>,
+    date: RefCell<Option<(Tick, HeaderValue)>>,
 }
 
 type Clients = HashMap<u64, Rc<Client>, foldhash::fast::RandomState>;
@@ -163,6 +165,7 @@ impl Worker {
             addresses,
             swept_generation: Cell::new(0),
             is_draining: Cell::new(false),
+            date: RefCell::default(),
             now,
             routing,
             settings,
@@ -204,6 +207,19 @@ impl Worker {
         }
     }
 
+    /// The time for `Date`, for whom hyper does not put it on. The same for a tick.
+    pub(crate) fn date(&self) -> HeaderValue {
+        let mut date = self.date.borrow_mut();
+        match &*date {
+            Some((tick, text)) if *tick == self.now.get() => text.clone(),
+            Some(_) | None => {
+                let text = httpdate::fmt_http_date(self.clock.wall().into());
+                let text = HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""));
+                date.insert((self.now.get(), text)).1.clone()
+            }
+        }
+    }
+
     /// Whether responses say that their connection closes.
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.get()
@@ -213,7 +229,9 @@ impl Worker {
         let key = self.next_client.get();
         self.next_client.set(key + 1);
         self.clients.borrow_mut().insert(key, Rc::clone(client));
-        self.cells().connections.add(1);
+        if !client.is_stream {
+            self.cells().connections.add(1);
+        }
         Listed { client: Rc::clone(client), key }
     }
 
@@ -253,7 +271,9 @@ impl Worker {
 impl Drop for Listed {
     fn drop(&mut self) {
         let worker = &self.client.worker;
-        worker.cells().connections_ended.add(1);
+        if !self.client.is_stream {
+            worker.cells().connections_ended.add(1);
+        }
         worker.clients.borrow_mut().remove(&self.key);
         // An upgrade that was not taken up holds its client, which holds it.
         drop(self.client.upgrade.borrow_mut().take());
@@ -357,4 +377,13 @@ async fn accept(listeners: &[Listener]) -> std::io::Result<Accepted> {
         accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
     })
     .await
+}
+
+/// A panic ends one connection and no other; it is a fault of ours all the same.
+pub(super) fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task panicked");
+    }
 }

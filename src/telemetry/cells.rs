@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 
 /// Upper bounds in seconds.
 pub(super) const BUCKETS: [f64; 14] =
@@ -144,7 +144,7 @@ pub(super) fn code_of(key: u64) -> &'static str {
     CODES.get(at).copied().unwrap_or(CODES[0])
 }
 
-pub(super) fn response_key(method: &Method, status: StatusCode) -> u64 {
+pub(super) fn response_key(method: &Method, status: StatusCode, version: Version) -> u64 {
     let method = match *method {
         Method::GET => 1,
         Method::HEAD => 2,
@@ -155,13 +155,15 @@ pub(super) fn response_key(method: &Method, status: StatusCode) -> u64 {
         Method::OPTIONS => 7,
         _ => 0,
     };
-    method << 16 | u64::from(status.as_u16())
+    let protocol = u64::from(version == Version::HTTP_2);
+    protocol << 24 | method << 16 | u64::from(status.as_u16())
 }
 
-/// Method and status of a key.
-pub(super) fn response_of(key: u64) -> (&'static str, u64) {
-    let method = usize::try_from(key >> 16).ok().and_then(|at| METHODS.get(at));
-    (method.copied().unwrap_or(METHODS[0]), key & 0xffff)
+/// Method, status and protocol of a key.
+pub(super) fn response_of(key: u64) -> (&'static str, u64, &'static str) {
+    let method = usize::try_from(key >> 16 & 0xff).ok().and_then(|at| METHODS.get(at));
+    let protocol = if key >> 24 == 0 { "1.1" } else { "2" };
+    (method.copied().unwrap_or(METHODS[0]), key & 0xffff, protocol)
 }
 
 #[cfg(test)]
@@ -178,9 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn a_response_key_tells_method_and_status() {
+    fn a_response_key_tells_method_status_and_protocol() {
         for (method, name) in [(Method::POST, "POST"), (Method::from_bytes(b"BREW").unwrap(), "_OTHER")] {
-            assert_eq!(response_of(response_key(&method, StatusCode::IM_A_TEAPOT)), (name, 418));
+            for (version, protocol) in
+                [(Version::HTTP_10, "1.1"), (Version::HTTP_11, "1.1"), (Version::HTTP_2, "2")]
+            {
+                let key = response_key(&method, StatusCode::IM_A_TEAPOT, version);
+                assert_eq!(response_of(key), (name, 418, protocol));
+            }
         }
     }
 }

@@ -49,9 +49,9 @@ fn encode_backends(backends: &[Arc<BackendStats>], encoder: &mut DescriptorEncod
     let help = "Requests by the status that the client got";
     let mut metric = encoder.encode_descriptor("http_requests", help, None, MetricType::Counter)?;
     for stats in backends {
-        for ((method, code), count) in responses(stats) {
+        for ((method, code, protocol), count) in responses(stats) {
             let code = code.to_string();
-            let own = [("method", method), ("code", code.as_str()), ("protocol", "1.1")];
+            let own = [("method", method), ("code", code.as_str()), ("protocol", protocol)];
             counter(&mut metric, &labelled(stats, &own), count)?;
         }
     }
@@ -169,11 +169,17 @@ const HANDSHAKES: [(&str, &str, OfWorker); 5] = [
 ];
 
 fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let counters: [(&str, &str, OfWorker); 8] = [
+    let counters: [(&str, &str, OfWorker); 10] = [
         ("listener_connections", "Client connections accepted", |cells| &cells.connections),
         ("listener_connections_refused", "Client connections closed: too many from their address", |cells| {
             &cells.connections_refused
         }),
+        ("http2_connections", "Client connections that speak HTTP/2", |cells| &cells.http2_connections),
+        (
+            "http2_connections_calmed",
+            "HTTP/2 connections ended because their client reset or flooded",
+            |cells| &cells.http2_connections_calmed,
+        ),
         ("gate_refusals", "Requests that a closed gate sent back to the routes", |cells| {
             &cells.gate_refusals
         }),
@@ -248,7 +254,7 @@ fn labelled<'a>(stats: &'a BackendStats, own: &[(&'a str, &'a str)]) -> Labels<'
     labels
 }
 
-fn responses(stats: &BackendStats) -> BTreeMap<(&'static str, u64), u64> {
+fn responses(stats: &BackendStats) -> BTreeMap<(&'static str, u64, &'static str), u64> {
     let mut sums = BTreeMap::new();
     for (key, count) in stats.workers.iter().flat_map(|cells| cells.responses.iter()) {
         *sums.entry(response_of(key)).or_default() += count;
@@ -268,7 +274,7 @@ fn signed(count: u64) -> i64 {
 mod tests {
     use std::time::Duration;
 
-    use http::{Method, StatusCode};
+    use http::{Method, StatusCode, Version};
 
     use super::*;
     use crate::gate::Gate;
@@ -281,7 +287,7 @@ mod tests {
         telemetry.show_target(&"ins_1", &stats, &requests, &connections);
         telemetry.show_target(&"ins_1", &stats, &requests, &connections);
         for worker in 0..2 {
-            stats.of(worker).respond(&Method::GET, StatusCode::OK);
+            stats.of(worker).respond(&Method::GET, StatusCode::OK, Version::HTTP_11);
             stats.of(worker).took(None, Duration::from_millis(3));
             telemetry.of(worker).own_answer("no_route");
         }

@@ -86,7 +86,7 @@ impl BackendCells {
 
 #[cfg(test)]
 mod tests {
-    use http::{Method, StatusCode};
+    use http::{Method, StatusCode, Version};
 
     use super::*;
 
@@ -94,14 +94,14 @@ mod tests {
     fn what_all_workers_counted_since_then_is_summed() {
         let stats = BackendStats::for_service("some", 2);
         let count = |worker: usize, by| {
-            stats.of(worker).respond(&Method::GET, StatusCode::BAD_GATEWAY);
+            stats.of(worker).respond(&Method::GET, StatusCode::BAD_GATEWAY, Version::HTTP_11);
             stats.of(worker).fail(by);
         };
         count(0, FailedBy::App);
         let before = stats.tally();
         count(0, FailedBy::Us);
         count(1, FailedBy::App);
-        stats.of(1).respond(&Method::GET, StatusCode::OK);
+        stats.of(1).respond(&Method::GET, StatusCode::OK, Version::HTTP_11);
         let expected = Tally { requests: 3, failed_by_app: 1, failed_by_us: 1, ..Tally::default() };
         assert_eq!(stats.tally().since(&before), expected);
     }

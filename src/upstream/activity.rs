@@ -30,6 +30,8 @@ pub(crate) enum Phase {
     EventStream,
     /// The connection was upgraded.
     Tunnel,
+    /// The connection has streams, each with an activity of its own.
+    Multiplexed,
 }
 
 /// What bytes that came from a client belong to.
@@ -210,6 +212,11 @@ impl Activity {
         awaited >= limits.floor_after && taken.saturating_sub(from) + READER_SLACK < floor
     }
 
+    /// Whether the request's body is waited for.
+    pub(crate) fn awaits_client(&self) -> bool {
+        self.awaits_client.get()
+    }
+
     pub(crate) fn await_client(&self, awaits: bool) {
         self.awaits_client.set(awaits);
     }
@@ -243,7 +250,8 @@ impl Activity {
             | Phase::Held
             | Phase::Response
             | Phase::EventStream
-            | Phase::Tunnel => {
+            | Phase::Tunnel
+            | Phase::Multiplexed => {
                 self.progressed();
                 Read::Other
             }
@@ -352,9 +360,12 @@ impl Activity {
             Phase::Response | Phase::EventStream if gone && idle >= limits.half_closed => {
                 Some(Abort::ClientGone)
             }
-            Phase::Response => (idle >= limits.response_idle).then_some(Abort::ResponseIdle),
+            Phase::Response if idle >= limits.response_idle => {
+                // Whose fault it is that nothing moves.
+                Some(if self.awaits_reader.get() { Abort::ReaderTooSlow } else { Abort::ResponseIdle })
+            }
             // A hold has a limit of its own.
-            Phase::Held | Phase::EventStream | Phase::Tunnel => None,
+            Phase::Held | Phase::Response | Phase::EventStream | Phase::Tunnel | Phase::Multiplexed => None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -17,9 +18,22 @@ pub(crate) enum RequestBody {
     Streaming(Streaming),
 }
 
+/// Where the body of a request comes from.
+pub(crate) enum Source {
+    Http1(Incoming),
+    Http2(StreamBody),
+}
+
+/// The body of a request that came over HTTP/2.
+pub(crate) struct StreamBody {
+    stream: RecvStream,
+    length: Option<u64>,
+    has_data: bool,
+}
+
 /// A body that comes from a client.
 pub(crate) struct Streaming {
-    incoming: Incoming,
+    incoming: Source,
     left: u64,
     activity: Rc<Activity>,
     /// Names that a trailer may not have.
@@ -40,7 +54,7 @@ pub(crate) enum BodyFault {
 impl RequestBody {
     /// `incoming`, at most `limit` bytes of it, and no trailers with reserved names.
     pub(crate) fn new(
-        incoming: Incoming,
+        incoming: Source,
         limit: u64,
         activity: &Rc<Activity>,
         is_reserved: fn(&str) -> bool,
@@ -79,7 +93,7 @@ impl Body for RequestBody {
         if incoming.is_end_stream() {
             activity.received_all();
         }
-        let checked = frame.map_err(|error| fault_of(&error)).and_then(|mut frame| {
+        let checked = frame.and_then(|mut frame| {
             let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
             activity.received(bytes);
             *left = left.checked_sub(bytes).ok_or(BodyFault::TooLarge)?;
@@ -105,6 +119,60 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streaming(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+impl StreamBody {
+    /// Of a request that says that it has `length` bytes, if it says so; h2 holds it to that.
+    pub(crate) fn new(stream: RecvStream, length: Option<u64>) -> Self {
+        let length = if stream.is_end_stream() { Some(0) } else { length };
+        Self { stream, length, has_data: true }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        if self.has_data {
+            if let Some(data) = ready!(self.stream.poll_data(cx)) {
+                let data = data.map_err(|_reset| BodyFault::Truncated)?;
+                // The window opens as the upstream takes what came.
+                self.stream
+                    .flow_control()
+                    .release_capacity(data.len())
+                    .map_err(|_reset| BodyFault::Truncated)?;
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            self.has_data = false;
+        }
+        let trailers = ready!(self.stream.poll_trailers(cx)).map_err(|_reset| BodyFault::Truncated)?;
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+}
+
+impl Body for Source {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match self.get_mut() {
+            Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(|error| fault_of(&error)),
+            Self::Http2(body) => body.poll_next(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(incoming) => incoming.is_end_stream(),
+            Self::Http2(body) => body.stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(incoming) => incoming.size_hint(),
+            Self::Http2(body) => body.length.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

@@ -269,6 +269,16 @@ impl Wire {
         self.read.drain(..count).collect()
     }
 
+    /// The next `count` bytes, unless the connection ends before.
+    pub(crate) async fn try_bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.read.len() < count {
+            if !self.fill().await {
+                return None;
+            }
+        }
+        Some(self.read.drain(..count).collect())
+    }
+
     /// Everything until the other side closes or resets.
     pub(crate) async fn rest(&mut self) -> String {
         while self.fill().await {}

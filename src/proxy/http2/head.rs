@@ -1,0 +1,80 @@
+//! A request's head of HTTP/2 in the words of HTTP/1.1, so that one set of rules is for both (RFC 9113 sections 8.2 and 8.3).
+//!
+//! h2 has refused what is malformed: pseudo-headers that are unknown, late, missing or there twice, fields that concern the
+//! connection, names with capitals, line ends and zero bytes in values, and a length that is not that of the data.
+
+use bytes::BytesMut;
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::uri::Scheme;
+use http::{Method, Request};
+use http_body::Body;
+
+use crate::proxy::error::ForwardError;
+use crate::proxy::settings::Limits;
+use crate::proxy::validate;
+
+/// Fields of one head: what names of one byte expand to is bounded by nothing else.
+const FIELDS_MAX: usize = 100;
+
+/// Makes it what a request of HTTP/1.1 would have been: its authority in `Host`, its target a path, its cookies one field.
+///
+/// # Errors
+/// How it is refused.
+pub(crate) fn to_http1(head: &mut Parts, limits: &Limits) -> Result<(), ForwardError> {
+    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if head.headers.len() > FIELDS_MAX || bytes > limits.head_bytes {
+        return Err(ForwardError::HeadTooLarge);
+    }
+    if head.headers.values().any(is_padded) {
+        return Err(ForwardError::BadRequest("A header value begins or ends with a space."));
+    }
+    join_cookies(&mut head.headers);
+    if head.method == Method::CONNECT {
+        // Its target is an authority, and it is refused for what it is.
+        return Ok(());
+    }
+    if let Some(authority) = head.uri.authority() {
+        if head.uri.scheme().is_none_or(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+            return Err(ForwardError::BadRequest("The request target's scheme is not served."));
+        }
+        let authority = HeaderValue::from_str(authority.as_str())
+            .map_err(|_not_text| ForwardError::BadRequest("The request target's host is not valid."))?;
+        let mut hosts = head.headers.get_all(HOST).iter();
+        if hosts.any(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
+            return Err(ForwardError::BadRequest("The Host header is not that of the request target."));
+        }
+        head.headers.insert(HOST, authority);
+        head.uri = validate::origin_form(std::mem::take(&mut head.uri), None);
+    }
+    Ok(())
+}
+
+/// Says in the words of HTTP/1.1 that there is no body, where one would be expected.
+pub(crate) fn tell_empty(request: &mut Request<impl Body>) {
+    let expects = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    if expects && request.body().is_end_stream() {
+        request.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+    }
+}
+
+fn is_padded(value: &HeaderValue) -> bool {
+    let is_space = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
+    is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
+}
+
+/// RFC 9113 section 8.2.3.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut joined = BytesMut::from(first.as_bytes());
+    for crumb in std::iter::once(second).chain(crumbs) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    let is_secret = first.is_sensitive();
+    if let Ok(mut joined) = HeaderValue::from_maybe_shared(joined.freeze()) {
+        joined.set_sensitive(is_secret);
+        headers.insert(COOKIE, joined);
+    }
+}
