@@ -317,16 +317,20 @@ async fn production_that_scales_to_zero_rests_stays_live_and_is_woken_by_the_fir
 async fn what_rests_is_replaced_and_serves_again_if_its_successor_does_not_hold() {
     let bed = Bed::idling(|settings| {
         to_zero(settings);
-        settings.deploy.watch = Delay::seconds(2);
+        settings.deploy.watch = WATCH;
     })
     .await;
-    let (one, _) = bed.deploy(&["serve", "1"]).await;
+    let (one, _) = bed.deploy_held(&["serve", "1"]).await;
     bed.rests(one).await;
-    let (_, operation) = bed.deploy(&["mortal", "300"]).await;
+    let mut submitted = bed.submit(&["serve", "2"]).await;
+    let two = submitted.deployment.unwrap();
+    eventually("it is live", async || bed.serves(HOST) == Ok(two.to_string())).await;
+    bed.runtime.end(bed.runtime.of(two)[0]);
+    let operation = bed.ended(&mut submitted).await;
     assert_eq!(operation.state, OperationState::RolledBack, "{operation:?}");
     assert_eq!(bed.serve(HOST).await, one.to_string());
     bed.rests(one).await;
-    let (two, operation) = bed.deploy(&["serve", "2"]).await;
+    let (two, operation) = bed.deploy_held(&["serve", "2"]).await;
     assert_eq!(operation.state, OperationState::Succeeded, "{operation:?}");
     assert_eq!(bed.serve(HOST).await, two.to_string());
     // What was replaced as it rested is no longer live: it has a time to be archived by.

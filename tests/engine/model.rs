@@ -416,7 +416,12 @@ async fn whatever_is_asked_in_whatever_order_all_is_as_the_model_says() {
     println!("seed {seed}, {steps} steps");
     // Months go by, and the model forgets nothing.
     let options = Options { history_keep: Delay::seconds(0), ..Options::default() };
-    let bed = Bed::with_options(options, |settings| settings.deploy.watch = Delay::seconds(0)).await;
+    let bed = Bed::with_options(options, |settings| {
+        settings.deploy.watch = Delay::seconds(0);
+        // The model knows nothing of requests, and so of nobody who rests for want of them.
+        settings.idle_after = Some(Delay::seconds(0));
+    })
+    .await;
     bed.clock.stop();
     let settings = bed.store.app(&app()).await.unwrap().unwrap().settings.deploy;
     let mut run = Run { bed: Some(bed), model: Model::default(), settings, made: 0 };
