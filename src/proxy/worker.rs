@@ -380,7 +380,7 @@ async fn accept(listeners: &[Listener]) -> std::io::Result<Accepted> {
 }
 
 /// A panic ends one connection and no other; it is a fault of ours all the same.
-pub(super) fn report(ended: Result<(), tokio::task::JoinError>) {
+pub(super) fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {

@@ -1,6 +1,6 @@
 //! What nobody asks for goes to standby by itself, and never under a request.
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use lockgate::routing::hold::Entered;
 use lockgate::settings::AppSettings;
 use lockgate::store::InstancePhase;
@@ -88,7 +88,7 @@ impl Bed {
                 assert!(self.runtime.running().contains(&target.id), "its instance was stopped under it");
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            backend.stats.of(0).respond(&Method::GET, StatusCode::OK);
+            backend.stats.of(0).respond(&Method::GET, StatusCode::OK, Version::HTTP_11);
             drop(guard);
             return backend.stats.labels.as_ref().unwrap().deployment.clone();
         }
@@ -123,7 +123,7 @@ async fn a_request_begins_a_new_time_and_what_is_in_flight_keeps_it_awake() {
     let witness = bed.idler("other").await;
     let stream = bed.request("open.web.test").into_stream();
     let stats = bed.backend(PREVIEW).unwrap().stats.clone();
-    bed.rests_while(witness, || stats.of(0).respond(&Method::GET, StatusCode::OK)).await;
+    bed.rests_while(witness, || stats.of(0).respond(&Method::GET, StatusCode::OK, Version::HTTP_11)).await;
     assert!(bed.is_awake(asked).await && bed.is_awake(open).await);
     drop(stream);
     bed.rests(open).await;
