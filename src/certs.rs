@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 
 pub use certificate::{Certificate, Part, PemError};
-pub use server::{ClientCa, TlsError};
+pub use server::{ClientCa, HTTP_2, HTTP_11, TlsError};
 pub use table::{CertTable, Clients, Served};
 
 use crate::routing::HostName;
@@ -30,6 +30,8 @@ use crate::routing::HostName;
 /// The published table of certificates. Cheap to look up in, from any thread.
 pub struct Certs {
     table: Arc<ArcSwap<CertTable>>,
+    /// What clients may speak, the best first.
+    protocols: &'static [&'static [u8]],
     /// For all names that ask nothing of their clients.
     open: Arc<ServerConfig>,
 }
@@ -50,14 +52,14 @@ pub struct Session {
 }
 
 impl Certs {
-    /// Without a certificate: every handshake fails.
+    /// Without a certificate: every handshake fails. Clients are offered `protocols`, the best first.
     ///
     /// # Errors
     /// If the system has no random numbers.
-    pub fn new() -> Result<Arc<Self>, TlsError> {
+    pub fn new(protocols: &'static [&'static [u8]]) -> Result<Arc<Self>, TlsError> {
         let table = Arc::new(ArcSwap::from_pointee(CertTable::default()));
-        let open = server::config(&table, None)?;
-        Ok(Arc::new(Self { table, open }))
+        let open = server::config(&table, protocols, None)?;
+        Ok(Arc::new(Self { table, protocols, open }))
     }
 
     /// What is published now.
@@ -71,7 +73,7 @@ impl Certs {
     /// # Errors
     /// If client authorities are new and nobody can be held to them; the table stays what it was then.
     pub fn publish(&self, mut table: CertTable) -> Result<(), TlsError> {
-        table.equip(&self.table.load(), |ca| server::config(&self.table, Some(ca)))?;
+        table.equip(&self.table.load(), |ca| server::config(&self.table, self.protocols, Some(ca)))?;
         self.table.store(Arc::new(table));
         Ok(())
     }

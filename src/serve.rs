@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin, ListenError};
-use crate::certs::{Certs, TlsError};
+use crate::certs::{Certs, HTTP_2, HTTP_11, TlsError};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{AccessLog, Config, Diagnostics, LimitsConfig};
 use crate::deploy::{Options, Orchestrator, Published};
@@ -135,7 +135,7 @@ pub async fn start(
     let published = Published::of_store(Arc::clone(&store), Arc::clone(&routing), Arc::clone(&clock)).await?;
     let services = reload::services_of(&config, store.as_ref(), &routing).await.map_err(ServeError::Apply)?;
     published.set_services(services);
-    let certs = Certs::new()?;
+    let certs = Certs::new(if config.http2 { &[HTTP_2, HTTP_11] } else { &[HTTP_11] })?;
     reload::publish_certificates(&certs, &config)?;
     // All routes are published by now: nothing that is let in finds an empty table.
     let plane = crate::proxy::start(proxy_settings(&config, &certs, debug_generation), &routing, &clock)?;

@@ -13,7 +13,9 @@ use rustls::{RootCertStore, ServerConfig, version};
 use super::certificate::{PemError, certificates};
 use super::table::CertTable;
 
-const ALPN_HTTP_11: &[u8] = b"http/1.1";
+/// What is offered by ALPN (RFC 7301), by its registered name.
+pub const HTTP_2: &[u8] = b"h2";
+pub const HTTP_11: &[u8] = b"http/1.1";
 
 /// The authorities that sign the certificates of clients.
 #[derive(PartialEq, Eq)]
@@ -62,6 +64,7 @@ impl ClientCa {
 /// TLS 1.2 and 1.3 with tickets; the certificates are those of `table` at the time of each handshake.
 pub(super) fn config(
     table: &Arc<ArcSwap<CertTable>>,
+    protocols: &[&[u8]],
     clients: Option<&ClientCa>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -72,7 +75,7 @@ pub(super) fn config(
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(Resolver(Arc::downgrade(table))));
-    config.alpn_protocols = vec![ALPN_HTTP_11.to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     // Keys of its own, which turn over by themselves: what one configuration let in is not resumed under another.
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(Arc::new(config))

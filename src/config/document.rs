@@ -50,7 +50,7 @@ pub(super) struct Document {
 pub(super) struct Listeners {
     pub(super) http: Listener,
     pub(super) https: HttpsListener,
-    /// Whether clients may speak HTTP/2 beside HTTP/1.1.
+    /// Whether clients may speak HTTP/2 beside HTTP/1.1, by ALPN over TLS and with prior knowledge without it.
     pub(super) http2: bool,
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -47,6 +48,17 @@ impl Http2 {
 
     pub(crate) async fn with(plane: &Plane, builder: &mut h2::client::Builder) -> Self {
         let stream = within(TcpStream::connect(plane.address)).await.unwrap();
+        Self::on(stream, builder).await
+    }
+
+    pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        Self::on(stream, &mut h2::client::Builder::new()).await
+    }
+
+    async fn on(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        builder: &mut h2::client::Builder,
+    ) -> Self {
         let (send, connection) = within(builder.handshake(stream)).await.unwrap();
         let mut driver = JoinSet::new();
         driver.spawn(connection);

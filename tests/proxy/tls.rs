@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockgate::certs::{CertTable, Certificate, Certs, ClientCa, Clients, Served};
+use lockgate::certs::{CertTable, Certificate, Certs, ClientCa, Clients, HTTP_2, HTTP_11, Served};
 use lockgate::proxy::{ProxySettings, TlsSettings};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion};
@@ -15,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::ca::{Ca, Leaf};
 use crate::support::{OK, Plane, Upstream, field, status, within};
+use crate::support_http2::Http2;
 
 /// A data plane that listens with and without TLS.
 struct Bed {
@@ -38,7 +39,7 @@ impl Bed {
         change: impl FnOnce(&mut TlsSettings),
         change_all: impl FnOnce(&mut ProxySettings),
     ) -> Self {
-        let certs = Certs::new().unwrap();
+        let certs = Certs::new(&[HTTP_2, HTTP_11]).unwrap();
         let mut tls = TlsSettings {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             certs: Arc::clone(&certs),
@@ -201,6 +202,28 @@ async fn both_versions_are_spoken_and_the_key_exchange_is_hybrid_where_the_clien
     known.alpn_protocols = vec![b"h3".to_vec(), b"http/1.1".to_vec()];
     let client = bed.connect_as(known, "a.test").await.unwrap();
     assert_eq!(client.session().alpn_protocol(), Some(&b"http/1.1"[..]));
+    bed.plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn http2_is_chosen_in_the_handshake_where_both_know_it() {
+    let bed = Bed::start().await;
+    bed.route("a.test");
+    bed.offer(&[&bed.ca.leaf(&["a.test"])]);
+    let mut client = bed.ca.client();
+    client.alpn_protocols = vec![HTTP_11.to_vec(), HTTP_2.to_vec()];
+    let mut secure = bed.connect_as(client, "a.test").await.unwrap();
+    assert_eq!(secure.session().alpn_protocol(), Some(HTTP_2));
+    let mut client = Http2::over(secure.stream).await;
+    for _ in 0..3 {
+        let answers = [client.get("https://a.test/").await, client.get("https://a.test/").await];
+        assert!(answers.iter().all(|answer| answer.status() == 200 && answer.error.is_none()));
+    }
+    let heads = bed.upstream.heads();
+    assert!(heads.len() == 6 && heads.iter().all(|head| field(head, "x-forwarded-proto") == Some("https")));
+    // Made for another host than its certificate is good for.
+    assert_eq!(client.get("https://b.test/").await.status(), 421);
+    assert_eq!(client.get("https://a.test/").await.status(), 200);
     bed.plane.shutdown().await;
 }
 
