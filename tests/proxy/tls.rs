@@ -212,7 +212,7 @@ async fn http2_is_chosen_in_the_handshake_where_both_know_it() {
     bed.offer(&[&bed.ca.leaf(&["a.test"])]);
     let mut client = bed.ca.client();
     client.alpn_protocols = vec![HTTP_11.to_vec(), HTTP_2.to_vec()];
-    let mut secure = bed.connect_as(client, "a.test").await.unwrap();
+    let secure = bed.connect_as(client, "a.test").await.unwrap();
     assert_eq!(secure.session().alpn_protocol(), Some(HTTP_2));
     let mut client = Http2::over(secure.stream).await;
     for _ in 0..3 {
