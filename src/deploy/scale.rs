@@ -220,16 +220,16 @@ impl Engine {
         let mut receipt = ScaleReceipt::of(operation, replicas);
         receipt.deployment = Some(live.id);
         receipt.before = u16::try_from(rows.len()).unwrap_or(u16::MAX);
-        let claims = self.claim_leaving(live.id, &leaving).await;
+        let leaving = self.claim_leaving(live.id, leaving).await;
         let mut receipt = match self.resized(operation, plan, receipt).await {
             Ok(receipt) => receipt,
             Err(stop) => {
-                self.revivals.set_needed(&leaving);
+                self.revivals.set_needed(&leaving.ids);
                 return Err(stop);
             }
         };
         fault::at("scale.committed")?;
-        let leaving = self.publish_resized(live, joining, (leaving, claims));
+        self.publish_resized(live, joining, &leaving);
         receipt.in_flight = Counts::of(in_flight(&leaving.targets));
         info!(
             app = %live.app, environment = %live.environment, deployment = %live.id, from = receipt.before,
@@ -239,28 +239,29 @@ impl Engine {
     }
 
     /// Has requests go to `joining` as well, and not to `leaving`, whose gates are closed when this returns.
-    fn publish_resized(
-        &self,
-        deployment: &Deployment,
-        joining: &[Instance],
-        (ids, claims): (Vec<InstanceId>, Claims),
-    ) -> Leaving {
-        let targets: Vec<_> = ids.iter().flat_map(|id| self.publisher.targets_of(*id)).collect();
-        self.revivals.resize(&self.publisher, deployment, joining, &ids);
-        for target in &targets {
+    fn publish_resized(&self, deployment: &Deployment, joining: &[Instance], leaving: &Leaving) {
+        self.revivals.resize(&self.publisher, deployment, joining, &leaving.ids);
+        for target in &leaving.targets {
             target.gate.close();
         }
-        Leaving { ids, targets, _claims: claims }
     }
 
     /// From here on nobody brings one of them back, publishes it again, or takes it for left over.
-    async fn claim_leaving(&self, deployment: DeploymentId, leaving: &[InstanceId]) -> Claims {
-        let claims = leaving.iter().filter_map(|id| self.letting_go.claim(*id)).collect();
-        self.revivals.set_spare(leaving);
-        if !leaving.is_empty() {
+    async fn claim_leaving(&self, deployment: DeploymentId, ids: Vec<InstanceId>) -> Leaving {
+        let claims = ids.iter().filter_map(|id| self.letting_go.claim(*id)).collect();
+        let leaving = self.leaving(ids, claims);
+        if !leaving.ids.is_empty() {
             self.revivals.stop(deployment).await;
         }
-        claims
+        leaving
+    }
+
+    /// Once they are spare, whoever looks publishes without them: their targets, whose gates are to be closed and drained,
+    /// are found before.
+    fn leaving(&self, ids: Vec<InstanceId>, claims: Claims) -> Leaving {
+        let targets = ids.iter().flat_map(|id| self.publisher.targets_of(*id)).collect();
+        self.revivals.set_spare(&ids);
+        Leaving { ids, targets, claims }
     }
 
     /// Writes the resize and the receipt in one transaction, and says so if it was written whatever the store answered.
@@ -356,11 +357,12 @@ impl Engine {
 
     /// Removes a spare instance that nobody has in his hands: a crash left it, or it could not be stopped before.
     pub(super) fn remove_left_over(self: &Arc<Self>, deployment: &Deployment, id: InstanceId) {
-        self.revivals.set_spare(&[id]);
+        let mut leaving = self.leaving(vec![id], Claims::new());
         let (engine, deployment) = (Arc::clone(self), deployment.clone());
         self.tasks.spawn(async move {
             let Some(claim) = engine.letting_go.claim(id) else { return };
-            let leaving = engine.publish_resized(&deployment, &[], (vec![id], vec![claim]));
+            leaving.claims.push(claim);
+            engine.publish_resized(&deployment, &[], &leaving);
             engine.let_go(&deployment, &leaving).await;
         });
     }
@@ -411,13 +413,13 @@ impl Engine {
             Some(_) => Some(state_hash(&fitted, &pinned(&fitted)?)),
             None => None,
         };
-        let claims = self.claim_leaving(fitted.id, &leaving).await;
+        let leaving = self.claim_leaving(fitted.id, leaving).await;
         let resized = Resized {
             id: fitted.id,
             replicas,
             state_hash: state_hash.clone(),
             joining: Vec::new(),
-            leaving: leaving.clone(),
+            leaving: leaving.ids.clone(),
         };
         let plan = Resize {
             app: fitted.app.clone(),
@@ -428,11 +430,11 @@ impl Engine {
             at: self.clock.wall(),
         };
         if let Err(error) = self.store.resize(&plan).await {
-            self.revivals.set_needed(&leaving);
+            self.revivals.set_needed(&leaving.ids);
             return Err(error.into());
         }
-        if !leaving.is_empty() {
-            let leaving = self.publish_resized(&fitted, &[], (leaving, claims));
+        if !leaving.ids.is_empty() {
+            self.publish_resized(&fitted, &[], &leaving);
             let (engine, deployment) = (Arc::clone(self), fitted.clone());
             self.tasks.spawn(async move {
                 engine.let_go(&deployment, &leaving).await;
@@ -467,5 +469,5 @@ impl Engine {
 struct Leaving {
     ids: Vec<InstanceId>,
     targets: Vec<Arc<Target>>,
-    _claims: Claims,
+    claims: Claims,
 }
