@@ -88,6 +88,8 @@ pub struct WorkerCells {
     pub connections_ended: Counter,
     /// Closed because their address had too many.
     pub connections_refused: Counter,
+    /// Times that one had no request for a while, and gave up what it needs for one.
+    pub connection_rests: Counter,
     pub http2_connections: Counter,
     /// Ended because their client reset streams or sent what carries nothing, again and again.
     pub http2_connections_calmed: Counter,

@@ -8,8 +8,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -31,6 +31,11 @@ const ON_ITS_OWN: u64 = 23;
 const READS: u64 = 2;
 const WRITES: u64 = 2;
 
+/// Bytes that a kept connection holds once it has had no request for a while, and how many are looked at: fewer than one
+/// address may have.
+const AT_REST: u64 = 1536;
+const RESTING: usize = 200;
+
 /// What else the data plane allocates meanwhile: once in a tick, and once for many requests.
 const BESIDE: u64 = REQUESTS / 5;
 
@@ -43,21 +48,27 @@ const ANSWER: &str = "HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sat, 01 Jan 2000
     Connection: keep-alive\r\nETag: \"6a1a-64\"\r\nAccept-Ranges: bytes\r\n\r\nxxxxxxxxx!";
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static HELD: AtomicU64 = AtomicU64::new(0);
+
+/// One test counts at a time.
+static COUNTS: Mutex<()> = Mutex::new(());
 
 thread_local! {
     /// This thread plays a client or an upstream, and is not what is measured.
     static IS_OURS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The system's allocator, counting what other threads than ours ask for.
+/// The system's allocator, counting what other threads than ours ask for and hold.
 struct Counting;
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-fn count() {
+/// Some bytes are held from now on, and others no more.
+fn count(more: usize, fewer: usize) {
     if !IS_OURS.get() {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        ALLOCATIONS.fetch_add(u64::from(more > 0), Ordering::Relaxed);
+        HELD.fetch_add((more as u64).wrapping_sub(fewer as u64), Ordering::Relaxed);
     }
 }
 
@@ -65,18 +76,19 @@ fn count() {
 #[expect(unsafe_code, reason = "there is no other way to count allocations")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size(), 0);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        count(0, layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(ptr, layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size, layout.size());
         // SAFETY: as above.
         unsafe { System.realloc(ptr, layout, size) }
     }
@@ -85,6 +97,7 @@ unsafe impl GlobalAlloc for Counting {
 #[test]
 fn a_request_is_within_its_budget_of_allocations() {
     IS_OURS.set(true);
+    let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     let (plane, address) = start(upstream());
     let mut kept = TcpStream::connect(address).unwrap();
     let per_kept = counted(|| ask(&mut kept, KEPT));
@@ -94,6 +107,32 @@ fn a_request_is_within_its_budget_of_allocations() {
     assert!(per_kept <= ON_A_KEPT_CONNECTION * REQUESTS + BESIDE, "{told}");
     assert!(per_closing <= ON_ITS_OWN * REQUESTS + BESIDE, "{told}");
     println!("{told}");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "nothing tells from outside that a connection rests")]
+fn a_kept_connection_without_requests_is_within_its_budget_of_memory() {
+    IS_OURS.set(true);
+    let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (plane, address) = start(upstream());
+    let connected = || {
+        let mut client = TcpStream::connect(address).unwrap();
+        ask(&mut client, KEPT);
+        client
+    };
+    drop(connected());
+    let before = HELD.load(Ordering::Relaxed);
+    let mut clients: Vec<TcpStream> = (0..RESTING).map(|_| connected()).collect();
+    let per_connection =
+        || HELD.load(Ordering::Relaxed).saturating_sub(before) / u64::try_from(RESTING).unwrap();
+    let busy = per_connection();
+    let rests = |_: &u32| per_connection() <= AT_REST;
+    let rested = (0..1000).inspect(|_| thread::sleep(Duration::from_millis(20))).find(rests).is_some();
+    let told = format!("bytes held by a kept connection: {busy}, and {} at rest", per_connection());
+    assert!(rested, "{told}");
+    println!("{told}");
+    clients.iter_mut().for_each(|client| ask(client, KEPT));
+    drop(plane);
 }
 
 #[test]

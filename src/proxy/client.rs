@@ -57,8 +57,18 @@ pub(crate) struct Client {
     withheld: Cell<Option<StatusCode>>,
     /// The client sent more than the request that is being served.
     has_more: Cell<bool>,
+    rest: Cell<Rest>,
     /// The request that is being served, for what is told of it if it is cut.
     current: RefCell<Current>,
+}
+
+/// Whether a connection without a request has given up what it needs for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    No,
+    /// Its task is told to.
+    Asked,
+    Yes,
 }
 
 struct Current {
@@ -87,6 +97,7 @@ impl Client {
             is_answering: Cell::new(false),
             withheld: Cell::new(None),
             has_more: Cell::new(false),
+            rest: Cell::new(Rest::No),
             current: RefCell::new(Current { began: worker.started, method: Method::GET }),
         }
     }
@@ -115,6 +126,7 @@ impl Client {
             is_answering: Cell::new(false),
             withheld: Cell::new(None),
             has_more: Cell::new(false),
+            rest: Cell::new(Rest::No),
             current: RefCell::new(Current { began: worker.started, method: Method::GET }),
         }
     }
@@ -229,6 +241,46 @@ impl Client {
             Some(_) => Err(ForwardError::Misdirected),
             None => ToHttps::of(host, settings),
         }
+    }
+
+    /// Has its task give up what a request needs, if there has been none for a while.
+    pub(crate) fn rest_if_idle(&self) {
+        if self.rest.get() == Rest::No
+            && self.activity.may_rest(&self.worker.limits)
+            && !self.is_answering.get()
+        {
+            self.rest.set(Rest::Asked);
+            self.activity.wake();
+        }
+    }
+
+    /// Whether its task is to rest now.
+    pub(crate) fn is_to_rest(&self) -> bool {
+        self.rest.get() == Rest::Asked
+    }
+
+    /// Waits, with as little as can be, until the client sends something or the connection is to end. Before it hyper had
+    /// `unread` left.
+    pub(crate) async fn rest(&self, unread: &[u8]) -> Option<Abort> {
+        self.rest.set(Rest::Yes);
+        self.worker.cells().connection_rests.add(1);
+        if unread.is_empty() {
+            self.raw_heads.borrow_mut().forget();
+        }
+        let ended = std::future::poll_fn(|cx| {
+            self.activity.keep_waker(cx.waker());
+            if let Some(abort) = self.activity.abort() {
+                return Poll::Ready(Some(abort));
+            }
+            match &*self.socket.borrow() {
+                // Whatever it is, an error as well: hyper will read it.
+                Some(socket) => socket.tcp().poll_read_ready(cx).map(|_ready| None),
+                None => Poll::Ready(Some(Abort::ClientGone)),
+            }
+        })
+        .await;
+        self.rest.set(Rest::No);
+        ended
     }
 
     /// Looks how its reader gets on with a response that it holds up.

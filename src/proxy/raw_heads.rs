@@ -55,6 +55,11 @@ impl RawHeads {
         self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
+    /// Nothing stands behind what was read, and it is served.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
     /// What was read, which is not HTTP/1.1.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         std::mem::take(self).bytes

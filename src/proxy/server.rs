@@ -2,7 +2,8 @@
 
 use std::future::Future;
 use std::io::Write as _;
-use std::pin::pin;
+use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -101,8 +102,36 @@ async fn serve_http2(client: &Rc<Client>, read: Bytes) {
     end(client, b"").await;
 }
 
+/// What a look at hyper's part of a connection came to.
+enum Look {
+    Done,
+    Ended(Ended),
+    /// There has been no request for a while.
+    Rest,
+}
+
+/// Serves requests by HTTP/1.1. Between those that are far apart the connection keeps little more than its socket.
 async fn drive(client: &Rc<Client>) -> Ended {
-    let io = TokioIo::new(ClientIo(Rc::clone(client)));
+    let mut unread = Bytes::new();
+    loop {
+        // Boxed because it is most of what a connection needs, and gone while the connection rests.
+        match Box::pin(requests(client, unread)).await {
+            ControlFlow::Break(ended) => return ended,
+            ControlFlow::Continue(left) => {
+                // A copy, which does not keep the buffer that it was read into.
+                unread = Bytes::copy_from_slice(&left);
+                drop(left);
+                if let Some(abort) = client.rest(&unread).await {
+                    return Ended::Aborted(abort);
+                }
+            }
+        }
+    }
+}
+
+/// Serves requests until the connection ends or rests; then with what was read and not used.
+async fn requests(client: &Rc<Client>, unread: Bytes) -> ControlFlow<Ended, Bytes> {
+    let io = TokioIo::new(ClientIo::new(Rc::clone(client), unread));
     let service = service_fn(|request: Request<Incoming>| {
         // Before the first poll: from here on half a close is not the end.
         client.activity.begin_request(!request.body().is_end_stream());
@@ -111,41 +140,48 @@ async fn drive(client: &Rc<Client>) -> Ended {
         super::handle(Rc::clone(client), request.map(Source::Http1))
     });
     let limits = &client.worker.settings.limits;
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .max_header_size(limits.head_bytes)
         .header_read_timeout(None)
         .half_close(true)
         .serve_connection(io, service);
-    let mut connection = pin!(connection.without_shutdown());
-    std::future::poll_fn(|cx| {
+    let look = std::future::poll_fn(|cx| {
         let activity = &client.activity;
         activity.keep_waker(cx.waker());
         client.polls.set(client.polls.get().wrapping_add(1));
+        if client.is_to_rest() {
+            return Poll::Ready(Look::Rest);
+        }
         // A request without a response yet ends by itself, with an answer.
         let before = activity.abort().filter(|_| !matches!(activity.phase(), Phase::Request | Phase::Held));
         if let Some(abort) = before {
-            return Poll::Ready(Ended::Aborted(abort));
+            return Poll::Ready(Look::Ended(Ended::Aborted(abort)));
         }
-        match connection.as_mut().poll(cx) {
-            Poll::Ready(Ok(parts)) => Poll::Ready(match client.preface() {
-                Some(read) => Ended::Http2(read),
-                None => Ended::Done(parts.read_buf),
+        match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(match client.preface() {
+                Some(read) => Look::Ended(Ended::Http2(read)),
+                None => Look::Done,
             }),
             Poll::Ready(Err(error)) => {
                 let is_malformed = error.is_parse() || error.is_parse_too_large();
-                Poll::Ready(match (client.unread(), client.preface()) {
+                Poll::Ready(Look::Ended(match (client.unread(), client.preface()) {
                     (_, Some(read)) => Ended::Http2(read),
                     (Some(unread), None) if is_malformed => Ended::Unread(unread, error),
                     (Some(_) | None, None) => Ended::Failed,
-                })
+                }))
             }
             Poll::Pending => match activity.abort() {
-                Some(abort) => Poll::Ready(Ended::Aborted(abort)),
-                None => client.poll_gone(cx).map(|()| Ended::Aborted(Abort::ClientGone)),
+                Some(abort) => Poll::Ready(Look::Ended(Ended::Aborted(abort))),
+                None => client.poll_gone(cx).map(|()| Look::Ended(Ended::Aborted(Abort::ClientGone))),
             },
         }
     })
-    .await
+    .await;
+    match look {
+        Look::Done => ControlFlow::Break(Ended::Done(connection.into_parts().read_buf)),
+        Look::Rest => ControlFlow::Continue(connection.into_parts().read_buf),
+        Look::Ended(ended) => ControlFlow::Break(ended),
+    }
 }
 
 /// Ends the connection so that nobody takes it for an end in order.

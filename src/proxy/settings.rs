@@ -97,6 +97,8 @@ pub struct Limits {
     /// How long a client that closed its side may still wait for the answer. It cannot be told from one that is
     /// gone until something is written to it.
     pub half_closed: Duration,
+    /// How long a client's connection has no request until what it needs for one is given up. The next one makes it anew.
+    pub rest: Duration,
     /// An upstream connection without use, unless the upstream says otherwise in `Keep-Alive`.
     pub pool_idle: Duration,
     /// Over how long WebSockets are spread when they are closed at the end of a drain.
@@ -155,6 +157,7 @@ impl Default for Limits {
             response_head: Duration::from_secs(60),
             response_idle: Duration::from_secs(60),
             half_closed: Duration::from_secs(5),
+            rest: Duration::from_secs(1),
             pool_idle: Duration::from_secs(4),
             close_spread: Duration::from_secs(3),
             tick: Duration::from_millis(250),
@@ -184,6 +187,7 @@ impl Limits {
     pub(crate) fn in_ticks(&self) -> TickLimits {
         TickLimits {
             keep_alive: self.ticks(self.keep_alive),
+            rest: self.ticks(self.rest),
             head: self.ticks(self.head),
             body_idle: self.ticks(self.body_idle),
             response_head: self.ticks(self.response_head),

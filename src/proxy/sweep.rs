@@ -27,6 +27,8 @@ impl Worker {
             {
                 // Its task looks again: at the socket, at the time, or whether its connection ends.
                 activity.wake();
+            } else {
+                client.rest_if_idle();
             }
         }
         self.memos.sweep(self.routing.generation());

@@ -348,8 +348,7 @@ async fn accept_all(worker: Rc<Worker>, listeners: Vec<Listener>, connections_ma
         match accept(&listeners).await {
             Ok(accepted) => {
                 if let Some(admitted) = worker.admit(accepted) {
-                    // Boxed because the task's cell is moved several times, with all that is in it.
-                    tokio::task::spawn_local(Box::pin(server::serve(Rc::clone(&worker), admitted)));
+                    tokio::task::spawn_local(server::serve(Rc::clone(&worker), admitted));
                 }
             }
             Err(_exhausted) => tokio::time::sleep(ACCEPT_PAUSE).await,

@@ -169,8 +169,13 @@ const HANDSHAKES: [(&str, &str, OfWorker); 5] = [
 ];
 
 fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let counters: [(&str, &str, OfWorker); 10] = [
+    let counters: [(&str, &str, OfWorker); 11] = [
         ("listener_connections", "Client connections accepted", |cells| &cells.connections),
+        (
+            "listener_connection_rests",
+            "Times that a client connection without requests gave up its buffers",
+            |cells| &cells.connection_rests,
+        ),
         ("listener_connections_refused", "Client connections closed: too many from their address", |cells| {
             &cells.connections_refused
         }),

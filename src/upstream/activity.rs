@@ -337,6 +337,14 @@ impl Activity {
         self.close_at.get().is_some_and(|at| at <= self.now.get())
     }
 
+    /// Whether a request has long been missing.
+    pub(crate) fn may_rest(&self, limits: &TickLimits) -> bool {
+        self.phase.get() == Phase::Idle
+            && self.now.get() - self.progress.get() >= limits.rest
+            && !self.awaits_reader.get()
+            && !self.is_receiving.get()
+    }
+
     /// What is overdue, by `limits`.
     pub(crate) fn overdue(&self, limits: &TickLimits) -> Option<Abort> {
         let now = self.now.get();
@@ -374,6 +382,7 @@ impl Activity {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TickLimits {
     pub(crate) keep_alive: Tick,
+    pub(crate) rest: Tick,
     pub(crate) head: Tick,
     pub(crate) body_idle: Tick,
     pub(crate) response_head: Tick,

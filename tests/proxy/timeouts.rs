@@ -323,3 +323,55 @@ async fn h2_a_response_that_is_read_steadily_is_not_cut_though_its_socket_is_alw
     pouring.join_next().await.unwrap().unwrap();
     plane.shutdown().await;
 }
+
+/// Whatever a client had sent of its next request, and whenever it goes on: nothing is lost, and nothing is served twice.
+#[tokio::test]
+async fn a_connection_that_rested_goes_on_where_it_was() {
+    let plane = Plane::with(limit(|limits| limits.rest = Duration::from_millis(1)));
+    let upstream = Upstream::answering(OK).await;
+    plane.route("a.test", &upstream);
+    let mut client = plane.connect().await;
+    let rests = || plane.plane.telemetry().of(0).connection_rests.get();
+    let post = "POST /first HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\nbody";
+    let second = "GET /second HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    // Before its first request, between two, and with the beginning of one behind the last: in the middle of a line, and
+    // of a line's end.
+    for cut in [0, 1, 9, 21, 22, second.len() - 1] {
+        let before = rests();
+        plane.settle(|| rests() > before).await;
+        client.send(format!("{post}{}", &second[..cut])).await;
+        assert_eq!(status(&client.head().await), 200, "cut at {cut}");
+        let before = rests();
+        plane.settle(|| rests() > before).await;
+        client.send(&second[cut..]).await;
+        assert_eq!(status(&client.head().await), 200, "cut at {cut}");
+    }
+    // What it takes for a head begins with the body before it.
+    let asked: Vec<String> =
+        upstream.heads().iter().map(|head| head[..head.find(" HTTP").unwrap()].to_owned()).collect();
+    assert_eq!(asked, ["POST /first", "bodyGET /second"].repeat(6));
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_rests_is_closed_in_its_time_and_at_the_end() {
+    let plane = Plane::with(limit(|limits| {
+        limits.rest = Duration::from_millis(1);
+        limits.keep_alive = SHORT;
+    }));
+    let rests = || plane.plane.telemetry().of(0).connection_rests.get();
+    let mut idle = plane.connect().await;
+    plane.settle(|| rests() > 0).await;
+    idle.closed().await;
+    plane.shutdown().await;
+    let plane = Plane::with(limit(|limits| limits.rest = Duration::from_millis(1)));
+    let rests = || plane.plane.telemetry().of(0).connection_rests.get();
+    let mut kept = plane.connect().await;
+    plane.settle(|| rests() > 0).await;
+    let mut left = plane.connect().await;
+    plane.settle(|| rests() > 1).await;
+    left.finish().await;
+    left.closed().await;
+    let (ended, ()) = tokio::join!(kept.end(), plane.shutdown());
+    assert_eq!(ended, Ok(()));
+}

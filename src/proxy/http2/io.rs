@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::proxy::client::Client;
@@ -15,17 +15,16 @@ use super::flood::{Allowance, Frames};
 
 const PREFACE_LEN: usize = 24;
 
-/// A client's socket, and what was read of it before.
+/// A client's socket.
 pub(super) struct ConnectionIo {
     socket: ClientIo,
-    read: Bytes,
     frames: Frames,
     allowance: Rc<Allowance>,
 }
 
 impl ConnectionIo {
     pub(super) fn new(client: Rc<Client>, read: Bytes, allowance: Rc<Allowance>) -> Self {
-        Self { socket: ClientIo(client), read, frames: Frames::behind(PREFACE_LEN), allowance }
+        Self { socket: ClientIo::new(client, read), frames: Frames::behind(PREFACE_LEN), allowance }
     }
 
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -40,12 +39,8 @@ impl AsyncRead for ConnectionIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        if this.read.is_empty() {
+        if !this.socket.give_unread(buf) {
             ready!(this.socket.poll(|stream| stream.poll_read(cx, buf)))?;
-        } else {
-            let here = this.read.len().min(buf.remaining());
-            buf.put_slice(&this.read[..here]);
-            this.read.advance(here);
         }
         this.frames.follow(&buf.filled()[before..], &this.allowance);
         Poll::Ready(Ok(()))
