@@ -12,6 +12,7 @@ mod interpolate;
 mod places;
 mod tls;
 mod typed;
+mod url;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ pub use tls::TlsConfig;
 use diagnose::{Filled, Findings};
 use document::{AppHosts, Document, ServiceDocument};
 use typed::typed;
+use url::{UrlPattern, UrlPatternError};
 
 use crate::ids::{AppName, ServiceName};
 use crate::routing::HostName;
@@ -51,12 +53,16 @@ pub struct Config {
     pub admin_address: Option<SocketAddr>,
     pub data_dir: PathBuf,
     pub apex: Option<HostName>,
+    /// The origin that people and apps are told; `None`: that of the listeners.
+    pub url: Option<UrlPattern>,
     pub runtime: RuntimeKind,
     /// Of the Docker engine; what `DOCKER_HOST` names, or the usual one, if not given.
     pub docker_socket: Option<PathBuf>,
     /// 0: one for each core.
     pub workers: usize,
     pub trusted_proxies: Vec<IpNet>,
+    /// The name in `Via`; `None` leaves it out.
+    pub via: Option<String>,
     pub access_log: AccessLog,
     pub access_log_format: AccessLogFormat,
     pub limits: LimitsConfig,
@@ -171,10 +177,12 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
         admin_address: document.admin.address,
         data_dir: document.data_dir,
         apex: host(document.apex.as_deref(), findings),
+        url: url(document.url.as_deref(), findings),
         runtime: document.runtime,
         docker_socket: document.docker.socket,
         workers: document.workers,
         trusted_proxies: document.trusted_proxies,
+        via: document.via,
         access_log: document.access_log,
         access_log_format: document.access_log_format,
         limits: document.limits,
@@ -292,6 +300,11 @@ fn host(text: Option<&str>, findings: &mut Findings<'_>) -> Option<HostName> {
         .parse()
         .map_err(|error: HostError| findings.refuse("apex", &error, "write for example apps.example.com"))
         .ok()
+}
+
+fn url(text: Option<&str>, findings: &mut Findings<'_>) -> Option<UrlPattern> {
+    let remedy = "write for example https://{host}, or https://{host}:8443";
+    text?.parse().map_err(|error: UrlPatternError| findings.refuse("url", &error, remedy)).ok()
 }
 
 #[cfg(test)]

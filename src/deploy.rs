@@ -47,6 +47,7 @@ mod schedule;
 pub mod steps;
 mod submit;
 mod take_back;
+mod urls;
 mod version;
 mod volumes;
 mod wake;
@@ -67,6 +68,7 @@ pub use self::moves::{Action, available_actions};
 pub use self::published::Published;
 pub use self::publisher::{ServiceRoute, parse_host};
 pub use self::receipt::{Counts, Receipt, ScaleReceipt};
+pub use self::urls::Urls;
 use crate::clock::Clock;
 use crate::ids::{AppName, DeploymentId, EnvironmentName, EphemeralLabel, InstanceId, OperationId};
 use crate::routing::{HostName, Routing};
@@ -80,6 +82,8 @@ use crate::telemetry::ControlStats;
 pub struct Options {
     /// Generated host names live under it.
     pub apex: Option<HostName>,
+    /// How a host name becomes a URL.
+    pub urls: Urls,
     /// Time to live of an ephemeral deployment that names none.
     pub ephemeral_ttl: Delay,
     /// Ephemeral deployments of one app; past that the one that expires soonest goes.
@@ -102,6 +106,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             apex: None,
+            urls: Urls::default(),
             ephemeral_ttl: Delay::seconds(24 * 60 * 60),
             ephemeral_max_per_app: 10,
             ephemeral_sweep_every: Delay::seconds(5 * 60),

@@ -136,6 +136,7 @@ async fn forward(
     while let Some(request) = &mut unsent {
         let memo = client.resolve(&checked.authority)?;
         let route = memo.found.route(tries.path(request), now)?;
+        exchange.is_preview = route.is_preview;
         if let Some(https) = &memo.https
             && let Some(answer) = https.answer(request)?
         {
@@ -160,6 +161,10 @@ async fn forward(
         if let Some(hold) = &backend.backend.hold
             && !hold.lets_by(|| client.address(request.headers()))
         {
+            if request.uri().path().starts_with(tls::ACME_CHALLENGES) {
+                // Who looks whether a name is served here is no reason to start what serves it.
+                return Err(ForwardError::Held(hold.full(now)));
+            }
             // Boxed because it is rare.
             now = Box::pin(hold::wait(client, exchange, &backend, hold, request)).await?;
             tries.released()?;
@@ -177,7 +182,7 @@ async fn forward(
             continue;
         };
         exchange.serve(&backend, target, guard, memo.generation);
-        (exchange.mark, exchange.is_preview) = (mark, route.is_preview);
+        exchange.mark = mark;
         tries.address(request, &route, client, memo.generation);
         let cells = &backend.backend.stats.of(worker.number).connects;
         match upstream::send(target, &mut unsent, cells).await {
@@ -281,6 +286,7 @@ fn own(mut response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<B
         exchange.end = End::Complete;
     }
     exchange.respond(response.status(), false);
+    exchange.mark_preview(response.headers_mut());
     response.headers_mut().insert(headers::X_REQUEST_ID, exchange.id.clone());
     let is_head = exchange.method == http::Method::HEAD;
     response.map(|bytes| Body::own(if is_head { Bytes::new() } else { bytes }, exchange))
@@ -328,6 +334,7 @@ fn server_options() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(http::header::ALLOW, error_page::ALLOWED);
+    error_page::mark_own(response.headers_mut(), "server_options");
     response
 }
 

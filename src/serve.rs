@@ -25,7 +25,7 @@ use crate::admin::{self, Admin, ListenError};
 use crate::certs::{Certs, HTTP_2, HTTP_11, TlsError};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{AccessLog, Config, Diagnostics, LimitsConfig};
-use crate::deploy::{Options, Orchestrator, Published};
+use crate::deploy::{Options, Orchestrator, Published, Urls};
 use crate::error::chain;
 use crate::ids::{InstanceId, LockgateId};
 use crate::proxy::{
@@ -145,7 +145,9 @@ pub async fn start(
     let front = admin::Front::default();
     let admin_address = listen_admin(&config, &front, &stop, &mut tasks).await?;
     // Whatever the engine does, or does not do, costs no request.
-    let (engine, runtime) = control_plane(&config, published, store.lockgate_id(), &clock, &stats).await?;
+    let urls = urls(&config, plane.addresses(), &certs);
+    let (engine, runtime) =
+        control_plane(&config, published, store.lockgate_id(), &clock, &stats, urls).await?;
     let (reload, requests) = mpsc::channel(RELOADS_MAX);
     let admin = Arc::new(Admin {
         store: Arc::clone(&store),
@@ -183,6 +185,7 @@ async fn control_plane(
     lockgate: LockgateId,
     clock: &Arc<dyn Clock>,
     stats: &Arc<ControlStats>,
+    urls: Urls,
 ) -> Result<(Orchestrator, Arc<dyn Runtime>), ServeError> {
     let runtime = crate::runtime::select(
         config.runtime,
@@ -194,6 +197,7 @@ async fn control_plane(
     .await?;
     let options = Options {
         apex: config.apex.clone(),
+        urls,
         ephemeral_ttl: config.ephemeral.default_ttl,
         ephemeral_sweep_every: config.ephemeral.sweep_every,
         ephemeral_max_per_app: config.ephemeral.max_per_app,
@@ -278,6 +282,25 @@ impl Running {
     }
 }
 
+/// As `url` says, or as the first listeners serve: by https where a certificate covers the host.
+fn urls(config: &Config, addresses: &[SocketAddr], certs: &Arc<Certs>) -> Urls {
+    if let Some(pattern) = config.url.clone() {
+        return Urls::new(move |host| pattern.origin(host));
+    }
+    let port = |at: usize| addresses.get(at).map(SocketAddr::port);
+    let (http, https) = (port(0).filter(|_| !config.http.is_empty()), port(config.http.len()));
+    let certs = Arc::clone(certs);
+    Urls::new(move |host| {
+        let is_covered = || host.parse().is_ok_and(|name| certs.covers(&name));
+        match (https.filter(|_| is_covered()), http) {
+            (Some(443), _) => format!("https://{host}"),
+            (Some(port), _) => format!("https://{host}:{port}"),
+            (None, None | Some(80)) => format!("http://{host}"),
+            (None, Some(port)) => format!("http://{host}:{port}"),
+        }
+    })
+}
+
 fn proxy_settings(config: &Config, certs: &Arc<Certs>, debug_generation: bool) -> ProxySettings {
     let seconds = config.tls.hsts.0.as_secs();
     let tls = TlsSettings {
@@ -291,6 +314,7 @@ fn proxy_settings(config: &Config, certs: &Arc<Certs>, debug_generation: bool) -
         tls: Some(tls).filter(|tls| !tls.listen.is_empty()),
         http2: config.http2,
         trusted_proxies: config.trusted_proxies.clone(),
+        via: config.via.clone(),
         access_log: match &config.access_log {
             AccessLog::Off => AccessLogSink::Off,
             AccessLog::Stdout => AccessLogSink::Stdout,

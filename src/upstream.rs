@@ -32,7 +32,7 @@ use crate::telemetry::ConnectCells;
 
 pub(crate) use activity::{Abort, Activity, Phase, Read, Tick, TickLimits};
 pub(crate) use body::{BodyFault, RequestBody, Source, StreamBody};
-pub(crate) use connection::Connection;
+pub(crate) use connection::{BUFFER, Connection};
 pub(crate) use target::{LocalBackend, LocalTarget, RequestGuard, Upstreams};
 
 /// How long connecting may take, and how long a connection is kept without use.

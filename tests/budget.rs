@@ -36,6 +36,10 @@ const WRITES: u64 = 2;
 const AT_REST: u64 = 1536;
 const RESTING: usize = 200;
 
+/// Bytes that a response holds whose client does not read it, and how many are looked at.
+const HELD_UP: u64 = 256 * 1024;
+const UNREAD: usize = 50;
+
 /// What else the data plane allocates meanwhile: once in a tick, and once for many requests.
 const BESIDE: u64 = REQUESTS / 5;
 
@@ -133,6 +137,31 @@ fn a_kept_connection_without_requests_is_within_its_budget_of_memory() {
     println!("{told}");
     clients.iter_mut().for_each(|client| ask(client, KEPT));
     drop(plane);
+}
+
+/// The upstream sends faster than its client reads: each way may hold a buffer, and the pieces of one on their way.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "nothing tells from outside that no more is buffered")]
+fn a_response_that_nobody_reads_is_within_its_budget_of_memory() {
+    IS_OURS.set(true);
+    let _alone = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (plane, address) = start(endless());
+    let before = HELD.load(Ordering::Relaxed);
+    let clients: Vec<TcpStream> = (0..UNREAD)
+        .map(|_| {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(KEPT.as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    let mut most = 0;
+    for _ in 0..100 {
+        thread::sleep(Duration::from_millis(20));
+        most = most.max(HELD.load(Ordering::Relaxed).saturating_sub(before) / u64::try_from(UNREAD).unwrap());
+    }
+    assert!((16 * 1024..=HELD_UP).contains(&most), "bytes held for a response that nobody reads: {most}");
+    println!("bytes held for a response that nobody reads: {most}");
+    drop((clients, plane));
 }
 
 #[test]
@@ -236,6 +265,26 @@ fn upstream() -> SocketAddr {
             while read_until(&mut stream, b"\r\n\r\n") {
                 stream.write_all(ANSWER.as_bytes()).unwrap();
             }
+        }
+    });
+    address
+}
+
+/// Sends to everybody without an end.
+fn endless() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        IS_OURS.set(true);
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                IS_OURS.set(true);
+                read_until(&mut stream, b"\r\n\r\n");
+                let _until_closed =
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n");
+                while stream.write_all(&[0; 64 * 1024]).is_ok() {}
+            });
         }
     });
     address

@@ -30,6 +30,10 @@ pub(super) fn whole(config: &Config, findings: &mut Findings<'_>) {
     if config.workers > WORKERS_MAX {
         findings.add("workers", format!("is above {WORKERS_MAX}"), "0 is one for each core");
     }
+    if let Some(name) = config.via.as_deref().filter(|name| !is_token(name)) {
+        let message = format!("{} is not a name for Via", findings.shown("via", name));
+        findings.add("via", message, "write letters, digits, - and _; or null, which leaves Via out");
+    }
     if config.redirect.is_some() && config.tls.listen.is_empty() {
         let remedy = "write listeners.https.address, or leave the redirect out";
         findings.add("listeners.http.redirect", "leads to no listener", remedy);
@@ -149,4 +153,10 @@ fn at_least_one(path: &str, holds: bool, findings: &mut Findings<'_>) {
     if !holds {
         findings.add(path, "is 0", "write at least 1");
     }
+}
+
+/// Of RFC 9110 section 5.6.2, as pseudonyms in `Via` are.
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }

@@ -29,6 +29,8 @@ pub(super) struct Document {
     pub(super) data_dir: PathBuf,
     /// Generated host names live under it.
     pub(super) apex: Option<String>,
+    /// The origin that people and apps are told, with `{host}` in it.
+    pub(super) url: Option<String>,
     pub(super) runtime: RuntimeKind,
     pub(super) docker: DockerDocument,
     /// Threads of the data plane; 0 is one for each core.
@@ -36,6 +38,8 @@ pub(super) struct Document {
     /// Networks whose forwarding headers are believed.
     #[schemars(with = "Vec<String>")]
     pub(super) trusted_proxies: Vec<IpNet>,
+    /// The name in `Via`.
+    pub(super) via: Option<String>,
     pub(super) access_log: AccessLog,
     pub(super) access_log_format: AccessLogFormat,
     pub(super) limits: LimitsConfig,
@@ -235,10 +239,12 @@ impl Default for Document {
             admin: AdminDocument::default(),
             data_dir: PathBuf::from("/var/lib/lockgate"),
             apex: None,
+            url: None,
             runtime: RuntimeKind::Auto,
             docker: DockerDocument::default(),
             workers: 0,
             trusted_proxies: Vec::new(),
+            via: Some("lockgate".to_owned()),
             access_log: AccessLog::default(),
             access_log_format: AccessLogFormat::default(),
             limits: LimitsConfig::default(),

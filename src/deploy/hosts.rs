@@ -55,7 +55,7 @@ impl Engine {
         let is_production = deployment.environment == EnvironmentName::production();
         let app =
             self.store.app(&deployment.app).await?.filter(|_| is_production && deployment.label.is_none());
-        Ok(app.and_then(|app| first_exact(&app)).map(|place| format!("http://{place}")))
+        Ok(app.and_then(|app| first_exact(&app)).map(|place| self.options.urls.of(&place)))
     }
 
     /// Where the deployment is reached whatever is live.
@@ -68,7 +68,7 @@ impl Engine {
                 self.host_of(own, Sticky::Deployment, deployment).await?
             }
         };
-        Ok(place.map(|place| format!("http://{place}")))
+        Ok(place.map(|place| self.options.urls.of(&place)))
     }
 
     /// Where its environment is reached, whatever is live there.
@@ -76,7 +76,7 @@ impl Engine {
         let Some(app) = self.store.app(&live.app).await? else { return Ok(None) };
         let names = names::live(&app.workspace, live);
         let host = self.host_of(names, Sticky::Environment, live).await?;
-        Ok(host.map(|host| format!("http://{host}")))
+        Ok(host.map(|host| self.options.urls.of(&host)))
     }
 
     /// What a label is put before, and so the best of the app's hosts.

@@ -111,7 +111,7 @@ impl Orchestrator {
 
     fn signed(&self, key: &LinkKey, url: Option<String>, request: LinkRequest) -> (String, Timestamp) {
         let until = self.engine.clock.wall() + request.good_for.0;
-        let url = url.unwrap_or_else(|| "http://localhost".to_owned());
+        let url = url.unwrap_or_else(|| self.engine.options.urls.of("localhost"));
         let slash = if url.matches('/').count() > 2 { "" } else { "/" };
         (format!("{url}{slash}?lockgate_link={}", key.sign(until.as_second())), until)
     }

@@ -62,6 +62,14 @@ pub struct ServiceRoute {
     pub backend: Arc<Backend>,
 }
 
+impl ServiceRoute {
+    /// What tells a backend from another one: the service's name and its targets.
+    fn identity(&self) -> (String, Vec<SocketAddr>) {
+        let targets = self.backend.targets.iter().map(|target| target.address).collect();
+        (self.backend.stats.name().to_owned(), targets)
+    }
+}
+
 /// Whose targets they are.
 #[derive(Clone, Debug)]
 pub(super) struct Owner {
@@ -228,9 +236,19 @@ impl Publisher {
     pub(super) fn set_services(&self, services: Vec<ServiceRoute>) {
         let mut state = self.lock();
         let mut hosts: BTreeSet<_> = state.services.keys().map(|(host, _)| host.clone()).collect();
+        // What leads to the same as before keeps its counts, its connections, and what is known of its targets.
+        let known: BTreeMap<_, _> = state
+            .services
+            .values()
+            .map(|service| (service.identity(), Arc::clone(&service.backend)))
+            .collect();
+        let kept = |service: ServiceRoute| {
+            let backend = known.get(&service.identity()).unwrap_or(&service.backend);
+            ServiceRoute { backend: Arc::clone(backend), ..service }
+        };
         state.services = services
             .into_iter()
-            .map(|service| ((service.host.clone(), service.prefix.clone()), service))
+            .map(|service| ((service.host.clone(), service.prefix.clone()), kept(service)))
             .collect();
         hosts.extend(state.services.keys().map(|(host, _)| host.clone()));
         self.publish(&state, &hosts);

@@ -36,6 +36,8 @@ pub(crate) enum ForwardError {
     PreviewLink,
     #[error("nothing serves this route yet")]
     NoBackend,
+    #[error("there are too many connections from this address")]
+    TooManyConnections,
     #[error("the version that serves this route is being replaced")]
     Draining,
     #[error("it is held: {}", .0.code)]
@@ -109,6 +111,10 @@ impl ForwardError {
             Self::PreviewLink => {
                 plain(S::FORBIDDEN, "preview_link_required", "This preview is opened by a signed link.")
             }
+            Self::TooManyConnections => Verdict {
+                closes: true,
+                ..later(1, "too_many_connections", "There are too many connections from this address.")
+            },
             Self::NoBackend => later(5, "no_backend", "Nothing serves this route at the moment."),
             Self::Draining => later(1, "draining", "This application is being replaced."),
             Self::Held(refusal) => Verdict {

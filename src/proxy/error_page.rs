@@ -5,7 +5,7 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, REFRESH, RETRY_AFTER, SERVER,
     WWW_AUTHENTICATE,
 };
-use http::{HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::clock::Timestamp;
 
@@ -13,6 +13,12 @@ use super::error::Verdict;
 
 /// Tells an own answer from an application's.
 const REASON: HeaderName = HeaderName::from_static("lockgate-reason");
+
+/// Marks an answer as Lockgate's own, for now alone, and says why it was given.
+pub(crate) fn mark_own(headers: &mut HeaderMap, code: &'static str) {
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REASON, HeaderValue::from_static(code));
+}
 
 /// The usual methods; an application may know more.
 pub(crate) const ALLOWED: HeaderValue =
@@ -55,9 +61,8 @@ pub(crate) fn render(verdict: Verdict, form: Form, request_id: &HeaderValue) -> 
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CONTENT_LENGTH, length);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(SERVER, HeaderValue::from_static("lockgate"));
-    headers.insert(REASON, HeaderValue::from_static(verdict.code));
+    mark_own(headers, verdict.code);
     if let Some(seconds) = verdict.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }

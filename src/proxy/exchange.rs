@@ -177,13 +177,29 @@ impl Exchange {
             self.judge(cells, self.responded);
             cells.took(first_byte, now.saturating_duration_since(self.started));
         }
-        match self.end {
-            End::Own(code) => worker.cells().own_answer(code),
-            End::Truncated => worker.cells().own_answer("upstream_truncated"),
-            End::Open | End::Complete => {}
+        if let Some(code) = self.reason() {
+            worker.cells().own_answer(code);
         }
         if let Some(log) = &worker.access_log {
             log.write(self, now);
+        }
+    }
+
+    /// Why the client did not get a whole answer of the application's, unless it left by itself.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        match self.end {
+            End::Complete => None,
+            End::Own(code) => Some(code),
+            End::Truncated => Some("upstream_truncated"),
+            // Ended from outside, in the middle of the response if there is one.
+            End::Open => match self.client.activity.abort()? {
+                Abort::Cut => Some("drain_cut"),
+                Abort::Shutdown => Some("shutdown"),
+                Abort::ResponseIdle | Abort::ResponseTimeout => Some("upstream_timeout"),
+                Abort::ReaderTooSlow => Some("reader_too_slow"),
+                Abort::HeadTimeout | Abort::BodyTimeout => Some("request_timeout"),
+                Abort::Idle | Abort::ClientGone => None,
+            },
         }
     }
 
@@ -306,11 +322,15 @@ impl Exchange {
 
     /// Puts on the response what its route has for it.
     pub(crate) fn mark(&self, status: StatusCode, headers: &mut HeaderMap) {
+        self.mark_preview(headers);
+        self.mark.put_on(status, headers);
+    }
+
+    /// Search engines have no business in a preview.
+    pub(crate) fn mark_preview(&self, headers: &mut HeaderMap) {
         if self.is_preview {
-            // Search engines have no business there.
             headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
         }
-        self.mark.put_on(status, headers);
     }
 
     /// The response head is passed on; its body follows.

@@ -261,11 +261,12 @@ fn tell_client(headers: &mut HeaderMap, checked: &Checked, peer: &Peer, trusted:
         hops.extend_from_slice(peer.text.as_bytes());
         let hops = HeaderValue::from_bytes(&hops).unwrap_or_else(|_| peer.text.clone());
         headers.insert(X_FORWARDED_FOR, hops);
-        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(peer.scheme.as_str()));
-        headers.entry(X_FORWARDED_HOST).or_insert_with(|| checked.authority.clone());
-        headers.entry(X_FORWARDED_PORT).or_insert_with(|| peer.port_text.clone());
-        let client = || HeaderValue::from_str(&client.to_string()).unwrap_or_else(|_| peer.text.clone());
-        headers.entry(X_REAL_IP).or_insert_with(client);
+        keep_nearest(headers, X_FORWARDED_PROTO, || HeaderValue::from_static(peer.scheme.as_str()));
+        keep_nearest(headers, X_FORWARDED_HOST, || checked.authority.clone());
+        keep_nearest(headers, X_FORWARDED_PORT, || peer.port_text.clone());
+        // Not what the peer says: many pass on what their clients wrote there.
+        let client = HeaderValue::from_str(&client.to_string()).unwrap_or_else(|_| peer.text.clone());
+        headers.insert(X_REAL_IP, client);
         return;
     }
     if checked.seen.has(Seen::FORWARDED) {
@@ -277,6 +278,12 @@ fn tell_client(headers: &mut HeaderMap, checked: &Checked, peer: &Peer, trusted:
     headers.insert(X_FORWARDED_HOST, checked.authority.clone());
     headers.insert(X_FORWARDED_PORT, peer.port_text.clone());
     headers.insert(X_REAL_IP, peer.text.clone());
+}
+
+/// Of several fields of that name the last stays, which the nearest proxy wrote; `otherwise` stands for none.
+fn keep_nearest(headers: &mut HeaderMap, name: HeaderName, otherwise: impl FnOnce() -> HeaderValue) {
+    let last = headers.get_all(&name).iter().next_back().cloned();
+    headers.insert(name, last.unwrap_or_else(otherwise));
 }
 
 #[cfg(test)]

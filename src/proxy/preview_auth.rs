@@ -4,15 +4,14 @@
 //! request goes upstream.
 
 use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, COOKIE, HeaderMap, LOCATION, REFERRER_POLICY, SET_COOKIE,
-};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HeaderMap, LOCATION, REFERRER_POLICY, SET_COOKIE};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::routing::preview_auth::{LinkKey, PreviewAuth};
 
 use super::error::ForwardError;
+use super::error_page;
 
 /// The query parameter of a link.
 const PARAMETER: &str = "lockgate_link";
@@ -76,7 +75,7 @@ fn follow<B>(key: &LinkKey, request: &Request<B>, now: Timestamp) -> Option<Resp
     let headers = response.headers_mut();
     headers.insert(LOCATION, HeaderValue::from_str(&location).ok()?);
     headers.insert(SET_COOKIE, HeaderValue::from_str(&cookie).ok()?);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    error_page::mark_own(headers, "preview_link");
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
     Some(response)

@@ -22,6 +22,8 @@ use crate::upstream::{Abort, Phase, Source};
 
 use super::client::Client;
 use super::error::ForwardError;
+use super::error_page::{self, Form};
+use super::headers::X_REQUEST_ID;
 use super::http2;
 use super::io::ClientIo;
 use super::settings::Scheme;
@@ -33,9 +35,6 @@ use super::worker::{Admitted, Worker};
 /// What is read of a client that is still sending, so that it gets to read the answer; and for how long.
 const LINGER_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
-
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\
-    cache-control: no-store\r\nlockgate-reason: too_many_connections\r\nretry-after: 1\r\n\r\n";
 
 /// How hyper's part of a connection ended.
 enum Ended {
@@ -50,9 +49,14 @@ enum Ended {
 }
 
 /// Closes a connection that is not served. It is told why, if it is there to read it; nothing is waited for.
-pub(crate) fn turn_away(stream: TcpStream) {
+pub(crate) fn turn_away(worker: &Worker, stream: TcpStream) {
+    let verdict = ForwardError::TooManyConnections.verdict();
+    worker.cells().own_answer(verdict.code);
+    let id = worker.ids.make(worker.clock.now());
+    let mut response = error_page::render(verdict, Form::Json, &id);
+    response.headers_mut().insert(X_REQUEST_ID, id);
     if let Ok(mut stream) = stream.into_std() {
-        let _read_or_not = stream.write(TOO_MANY);
+        let _read_or_not = stream.write(&error_page::to_bytes(response, worker.clock.wall()));
     }
 }
 
@@ -142,6 +146,7 @@ async fn requests(client: &Rc<Client>, unread: Bytes) -> ControlFlow<Ended, Byte
     let limits = &client.worker.settings.limits;
     let mut connection = http1::Builder::new()
         .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.buffer_bytes())
         .header_read_timeout(None)
         .half_close(true)
         .serve_connection(io, service);

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::certs::Certs;
 use crate::routing::standing::Ejection;
-use crate::upstream::{ConnectLimits, Tick, TickLimits};
+use crate::upstream::{BUFFER, ConnectLimits, Tick, TickLimits};
 
 /// What the data plane is told. How many workers it has is `Routing::workers`.
 #[derive(Clone, Debug)]
@@ -156,7 +156,7 @@ impl Default for Limits {
             connect: Duration::from_secs(5),
             response_head: Duration::from_secs(60),
             response_idle: Duration::from_secs(60),
-            half_closed: Duration::from_secs(5),
+            half_closed: Duration::from_secs(60),
             rest: Duration::from_secs(1),
             pool_idle: Duration::from_secs(4),
             close_spread: Duration::from_secs(3),
@@ -196,6 +196,11 @@ impl Limits {
             floor_after: self.ticks(self.body_floor_after),
             floor_per_tick: self.body_floor * u64::try_from(self.tick.as_millis()).unwrap_or(u64::MAX) / 1000,
         }
+    }
+
+    /// What a connection may buffer in each direction: a head, or as much of a body.
+    pub(crate) fn buffer_bytes(&self) -> usize {
+        BUFFER.max(self.head_bytes)
     }
 
     pub(crate) fn of_connects(&self) -> ConnectLimits {

@@ -18,6 +18,7 @@ use crate::routing::HostName;
 use crate::telemetry::HandshakeCells;
 
 use super::error::ForwardError;
+use super::error_page;
 use super::headers::X_FORWARDED_PROTO;
 use super::server::linger;
 use super::settings::TlsSettings;
@@ -28,7 +29,7 @@ use super::worker::Worker;
 const HANDSHAKE: u8 = 0x16;
 
 /// Below it ACME looks for its answers, by plain HTTP.
-const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
+pub(crate) const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\
     cache-control: no-store\r\nserver: lockgate\r\nlockgate-reason: tls_required\r\ncontent-length: 55\r\n\r\n\
@@ -150,6 +151,7 @@ impl ToHttps {
         *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
         response.headers_mut().insert(LOCATION, location);
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(0));
+        error_page::mark_own(response.headers_mut(), "https_redirect");
         Ok(Some(response))
     }
 }

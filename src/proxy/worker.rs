@@ -185,7 +185,7 @@ impl Worker {
                     self.cells().connections_refused.add(1);
                     tracing::debug!(client = %peer.address, "connection refused: its address has too many");
                     if scheme == Scheme::Http {
-                        server::turn_away(stream);
+                        server::turn_away(self, stream);
                     }
                     return None;
                 }

@@ -140,7 +140,8 @@ impl RouteTable {
                     via: Via::Wildcard { label: label.into() },
                 });
             }
-            if let Some(routes) = self.exact.get(rest).filter(|routes| routes.has_labels()) {
+            let of_rest = self.exact.get(rest).or_else(|| self.wildcard.get(rest.split_once('.')?.1));
+            if let Some(routes) = of_rest.filter(|routes| routes.has_labels()) {
                 return Some(HostMatch {
                     routes: Arc::clone(routes),
                     via: Via::Stripped { label: label.into() },
@@ -460,6 +461,10 @@ pub(crate) mod tests {
             ("unknown.app.test", Err(Miss::EphemeralUnknown)),
             ("old.app.test", Err(Miss::EphemeralExpired)),
             ("a.feat.app.test", Ok("any")),
+            ("feat.x.wild.test", Ok("preview")),
+            ("feat.exact.wild.test", Ok("any")),
+            ("unknown.x.wild.test", Err(Miss::EphemeralUnknown)),
+            ("a.feat.x.wild.test", Ok("any")),
             ("x.plain.test", Ok("any")),
             ("wild.test", Ok("any")),
         ] {

@@ -102,7 +102,7 @@ impl<const N: usize> Default for CounterTable<N> {
 }
 
 /// The codes of own answers that are counted by name.
-const CODES: [&str; 33] = [
+const CODES: [&str; 42] = [
     "_other",
     "bad_request",
     "target_too_long",
@@ -136,6 +136,15 @@ const CODES: [&str; 33] = [
     "queue_full",
     "misdirected_request",
     "wake_cancelled",
+    "too_many_connections",
+    "reader_too_slow",
+    "preview_password_required",
+    "preview_link_required",
+    "app_paused",
+    "app_maintenance",
+    "app_disabled",
+    "hold_timeout",
+    "hold_queue_full",
 ];
 
 /// The code of a key of [`CounterTable::add_named`].

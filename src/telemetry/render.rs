@@ -31,28 +31,65 @@ struct Scrape(Arc<Telemetry>);
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let targets = self.0.targets();
-        let mut backends: Vec<Arc<BackendStats>> = vec![Arc::clone(&self.0.unmatched)];
-        let of_targets = targets.iter().filter_map(|target| target.stats.upgrade());
-        for stats in of_targets.chain(self.0.held()) {
-            if !backends.iter().any(|known| Arc::ptr_eq(known, &stats)) {
-                backends.push(stats);
-            }
+        let entries = self.0.targets();
+        let targets: Vec<Shown<'_>> = entries.iter().filter_map(Shown::of).collect();
+        let of_targets = targets.iter().map(|target| Arc::clone(&target.stats));
+        let backends: BTreeMap<*const BackendStats, Arc<BackendStats>> = of_targets
+            .chain(self.0.held())
+            .chain([Arc::clone(&self.0.unmatched)])
+            .map(|stats| (Arc::as_ptr(&stats), stats))
+            .collect();
+        let mut series: BTreeMap<Name<'_>, Series<'_>> = BTreeMap::new();
+        for stats in backends.values() {
+            series.entry(name(stats)).or_default().push(stats);
         }
-        encode_backends(&backends, &mut encoder)?;
+        encode_backends(&series.into_values().collect::<Vec<_>>(), &mut encoder)?;
         encode_targets(&targets, &mut encoder)?;
         encode_workers(&self.0, &mut encoder)
     }
 }
 
-fn encode_backends(backends: &[Arc<BackendStats>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+/// App or service, environment, deployment.
+type Name<'a> = (&'a str, &'a str, &'a str);
+
+/// What is counted under one name. Of a deployment that is twice: what came by the routes that a swap moves, and by its
+/// own.
+type Series<'a> = Vec<&'a BackendStats>;
+
+/// A target as it is now.
+struct Shown<'a> {
+    instance: &'a str,
+    stats: Arc<BackendStats>,
+    in_flight: InFlight,
+    connections: u64,
+}
+
+impl<'a> Shown<'a> {
+    fn of(entry: &'a TargetEntry) -> Option<Self> {
+        Some(Self {
+            instance: &entry.instance,
+            stats: entry.stats.upgrade()?,
+            in_flight: entry.requests.upgrade()?.in_flight(),
+            connections: entry.connections.upgrade()?.in_flight().requests,
+        })
+    }
+}
+
+fn name(stats: &BackendStats) -> Name<'_> {
+    match &stats.labels {
+        Some(labels) => (stats.name(), labels.environment.as_str(), labels.deployment.as_str()),
+        None => (stats.name(), "", ""),
+    }
+}
+
+fn encode_backends(backends: &[Series<'_>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let help = "Requests by the status that the client got";
     let mut metric = encoder.encode_descriptor("http_requests", help, None, MetricType::Counter)?;
     for stats in backends {
         for ((method, code, protocol), count) in responses(stats) {
             let code = code.to_string();
             let own = [("method", method), ("code", code.as_str()), ("protocol", protocol)];
-            counter(&mut metric, &labelled(stats, &own), count)?;
+            counter(&mut metric, &labelled(named(stats), &own), count)?;
         }
     }
     let help = "From the first byte of a request to the last of its response; streams are left out";
@@ -64,34 +101,34 @@ fn encode_backends(backends: &[Arc<BackendStats>], encoder: &mut DescriptorEncod
     for (name, help, of) in BACKEND_COUNTERS {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for stats in backends {
-            counter(&mut metric, &labelled(stats, &[]), sum(stats, of))?;
+            counter(&mut metric, &labelled(named(stats), &[]), sum(stats, of))?;
         }
     }
     let help = "Connections to targets by how connecting went";
     let mut metric = encoder.encode_descriptor("upstream_connects", help, None, MetricType::Counter)?;
     for stats in backends {
         for (result, of) in CONNECTS {
-            counter(&mut metric, &labelled(stats, &[("result", result)]), sum(stats, of))?;
+            counter(&mut metric, &labelled(named(stats), &[("result", result)]), sum(stats, of))?;
         }
     }
     let help = "Requests sent to targets, repeats included";
     let mut metric = encoder.encode_descriptor("upstream_requests", help, None, MetricType::Counter)?;
     for stats in backends {
         let sent = sum(stats, |cells| &cells.connects.ok) + sum(stats, |cells| &cells.connects.reused);
-        counter(&mut metric, &labelled(stats, &[]), sent)?;
+        counter(&mut metric, &labelled(named(stats), &[]), sent)?;
     }
     let help = "Requests by the kind of upstream connection they found";
     let mut metric = encoder.encode_descriptor("upstream_pool_reuse", help, None, MetricType::Counter)?;
     for stats in backends {
         for (result, of) in REUSES {
-            counter(&mut metric, &labelled(stats, &[("result", result)]), sum(stats, of))?;
+            counter(&mut metric, &labelled(named(stats), &[("result", result)]), sum(stats, of))?;
         }
     }
     let help = "Requests that waited for a held backend, or were refused by it";
     let mut metric = encoder.encode_descriptor("holds", help, None, MetricType::Counter)?;
     for stats in backends {
         for (result, of) in HOLDS {
-            counter(&mut metric, &labelled(stats, &[("result", result)]), sum(stats, of))?;
+            counter(&mut metric, &labelled(named(stats), &[("result", result)]), sum(stats, of))?;
         }
     }
     let help = "Requests that wait for a held backend";
@@ -99,7 +136,7 @@ fn encode_backends(backends: &[Arc<BackendStats>], encoder: &mut DescriptorEncod
     for stats in backends {
         let began = sum(stats, |cells| &cells.holds.began);
         let waiting = began.saturating_sub(sum(stats, |cells| &cells.holds.ended));
-        metric.encode_family(&labelled(stats, &[]))?.encode_gauge(&signed(waiting))?;
+        metric.encode_family(&labelled(named(stats), &[]))?.encode_gauge(&signed(waiting))?;
     }
     Ok(())
 }
@@ -130,30 +167,26 @@ const CONNECTS: [(&str, Of); 3] = [
 const REUSES: [(&str, Of); 2] =
     [("reused", |cells| &cells.connects.reused), ("stale", |cells| &cells.connects.stale)];
 
-fn encode_targets(targets: &[TargetEntry], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    type Of = fn(InFlight) -> u64;
-    let gauges: [(&str, &str, Of); 2] = [
-        ("in_flight_requests", "Requests that passed a gate and have not ended", |count| count.requests),
-        ("in_flight_streams", "Streams that passed a gate and have not ended", |count| count.streams),
+fn encode_targets(targets: &[Shown<'_>], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    type Of = fn(&Shown<'_>) -> u64;
+    let gauges: [(&str, &str, Of); 3] = [
+        ("in_flight_requests", "Requests that passed a gate and have not ended", |target| {
+            target.in_flight.requests
+        }),
+        ("in_flight_streams", "Streams that passed a gate and have not ended", |target| {
+            target.in_flight.streams
+        }),
+        ("upstream_connections", "Open connections to a target", |target| target.connections),
     ];
-    for (name, help, of) in gauges {
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (gauge, help, of) in gauges {
+        let mut metric = encoder.encode_descriptor(gauge, help, None, MetricType::Gauge)?;
+        let mut sums: BTreeMap<(Name<'_>, &str), u64> = BTreeMap::new();
         for target in targets {
-            let (Some(stats), Some(gate)) = (target.stats.upgrade(), target.requests.upgrade()) else {
-                continue;
-            };
-            let labels = labelled(&stats, &[("instance", &target.instance)]);
-            metric.encode_family(&labels)?.encode_gauge(&signed(of(gate.in_flight())))?;
+            *sums.entry((name(&target.stats), target.instance)).or_default() += of(target);
         }
-    }
-    let help = "Open connections to a target";
-    let mut metric = encoder.encode_descriptor("upstream_connections", help, None, MetricType::Gauge)?;
-    for target in targets {
-        let (Some(stats), Some(gate)) = (target.stats.upgrade(), target.connections.upgrade()) else {
-            continue;
-        };
-        let labels = labelled(&stats, &[("instance", &target.instance)]);
-        metric.encode_family(&labels)?.encode_gauge(&signed(gate.in_flight().requests))?;
+        for ((name, instance), sum) in sums {
+            metric.encode_family(&labelled(name, &[("instance", instance)]))?.encode_gauge(&signed(sum))?;
+        }
     }
     Ok(())
 }
@@ -227,19 +260,19 @@ fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) ->
 
 fn histogram(
     encoder: &mut DescriptorEncoder<'_>,
-    backends: &[Arc<BackendStats>],
-    name: &str,
+    backends: &[Series<'_>],
+    metric: &str,
     help: &str,
     of: fn(&BackendCells) -> &Histogram,
 ) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    let mut metric = encoder.encode_descriptor(metric, help, Some(&Unit::Seconds), MetricType::Histogram)?;
     for stats in backends {
         let (mut buckets, mut total) = (BUCKETS.map(|bound| (bound, 0)), 0.0);
-        for cells in &stats.workers {
+        for cells in stats.iter().flat_map(|stats| &stats.workers) {
             of(cells).add_to(&mut buckets, &mut total);
         }
         let count = buckets.iter().map(|(_, count)| count).sum();
-        let labels = labelled(stats, &[]);
+        let labels = labelled(named(stats), &[]);
         metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(total, count, &buckets, None)?;
     }
     Ok(())
@@ -249,26 +282,27 @@ fn counter(metric: &mut MetricEncoder<'_>, labels: &Labels<'_>, count: u64) -> f
     metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)
 }
 
-fn labelled<'a>(stats: &'a BackendStats, own: &[(&'a str, &'a str)]) -> Labels<'a> {
-    let (environment, deployment) = match &stats.labels {
-        Some(labels) => (labels.environment.as_str(), labels.deployment.as_str()),
-        None => ("", ""),
-    };
-    let mut labels = vec![("app", stats.name()), ("environment", environment), ("deployment", deployment)];
+fn named<'a>(series: &Series<'a>) -> Name<'a> {
+    series.first().map_or(("", "", ""), |stats| name(stats))
+}
+
+fn labelled<'a>((app, environment, deployment): Name<'a>, own: &[(&'a str, &'a str)]) -> Labels<'a> {
+    let mut labels = vec![("app", app), ("environment", environment), ("deployment", deployment)];
     labels.extend_from_slice(own);
     labels
 }
 
-fn responses(stats: &BackendStats) -> BTreeMap<(&'static str, u64, &'static str), u64> {
+fn responses(series: &Series<'_>) -> BTreeMap<(&'static str, u64, &'static str), u64> {
     let mut sums = BTreeMap::new();
-    for (key, count) in stats.workers.iter().flat_map(|cells| cells.responses.iter()) {
+    let cells = series.iter().flat_map(|stats| &stats.workers);
+    for (key, count) in cells.flat_map(|cells| cells.responses.iter()) {
         *sums.entry(response_of(key)).or_default() += count;
     }
     sums
 }
 
-fn sum(stats: &BackendStats, of: Of) -> u64 {
-    stats.workers.iter().map(|cells| of(cells).get()).sum()
+fn sum(series: &Series<'_>, of: Of) -> u64 {
+    series.iter().flat_map(|stats| &stats.workers).map(|cells| of(cells).get()).sum()
 }
 
 fn signed(count: u64) -> i64 {
@@ -283,6 +317,34 @@ mod tests {
 
     use super::*;
     use crate::gate::Gate;
+
+    /// A deployment has a backend for the routes that a swap moves and one for its own: one series for both.
+    #[test]
+    fn what_two_backends_of_one_name_counted_is_shown_together() {
+        let telemetry = Arc::new(Telemetry::new(1));
+        let backends = [(); 2].map(|()| Arc::new(BackendStats::for_service("a", 1)));
+        let gates = [(); 2].map(|()| Arc::new(Gate::new(1)));
+        for (stats, gate) in backends.iter().zip(&gates) {
+            telemetry.show_target(&"ins_1", stats, gate, gate);
+            stats.of(0).respond(&Method::GET, StatusCode::OK, Version::HTTP_11);
+            stats.of(0).took(None, Duration::from_millis(3));
+        }
+        let _held = [gates[0].enter(0).unwrap(), gates[1].enter(0).unwrap()];
+        let text = telemetry.render();
+        let series: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let mut names: Vec<&str> = series.iter().map(|line| line.rsplit_once(' ').unwrap().0).collect();
+        names.sort_unstable();
+        let before = names.len();
+        names.dedup();
+        assert_eq!(names.len(), before, "a series stands twice:\n{text}");
+        for line in [
+            r#"lockgate_http_requests_total{app="a",environment="",deployment="",method="GET",code="200",protocol="1.1"} 2"#,
+            r#"lockgate_http_request_duration_seconds_count{app="a",environment="",deployment=""} 2"#,
+            r#"lockgate_in_flight_requests{app="a",environment="",deployment="",instance="ins_1"} 2"#,
+        ] {
+            assert!(series.contains(&line), "{line}\n{text}");
+        }
+    }
 
     #[test]
     fn what_two_workers_counted_is_shown_together() {

@@ -27,6 +27,9 @@ use super::{Tick, UpstreamError};
 /// A response head that is larger is malformed.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
+/// What a connection may buffer in each direction, in bytes.
+pub(crate) const BUFFER: usize = 64 * 1024;
+
 type Driver = http1::Connection<TokioIo<UpstreamIo>, RequestBody>;
 
 /// A connection and the state machine that reads and writes it.
@@ -77,6 +80,7 @@ impl Connection {
         let relay = Arc::new(Relay::default());
         let (sender, driver) = http1::Builder::new()
             .max_header_size(HEAD_BYTES_MAX)
+            .max_buf_size(BUFFER)
             .handshake(TokioIo::new(UpstreamIo::new(stream, Rc::clone(&memory))))
             .await
             .map_err(UpstreamError::Closed)?;

@@ -1,6 +1,9 @@
 //! What the access log tells of a request.
 
-use lockgate::proxy::{AccessLogFormat, AccessLogSink};
+use std::time::Duration;
+
+use lockgate::proxy::{AccessLogFormat, AccessLogSink, Limits};
+use lockgate::routing::backend::Order;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -16,11 +19,16 @@ struct Logging {
 
 impl Logging {
     fn start(format: AccessLogFormat) -> Self {
+        Self::with(format, |_| {})
+    }
+
+    fn with(format: AccessLogFormat, change: impl FnOnce(&mut Limits)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         let plane = Plane::with(|settings| {
             settings.access_log = AccessLogSink::File(path);
             settings.access_log_format = format;
+            change(&mut settings.limits);
         });
         Self { plane, directory }
     }
@@ -188,4 +196,74 @@ async fn j2_a_request_that_a_kept_connection_lost_counts_as_another_attempt() {
     drop(client);
     let lines = log.lines().await;
     assert_eq!((&lines[1]["attempts"], &lines[1]["upstream_connection"]), (&2.into(), &"new".into()));
+}
+
+/// `{why it was ended, what of the settings has it ended so}`: a response that has begun and does not go on.
+#[tokio::test]
+async fn e4_j2_a_response_that_is_ended_from_outside_is_not_the_clients_doing() {
+    const BEGUN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc";
+    for (why, order) in
+        [("upstream_timeout", None), ("drain_cut", Some(Order::CutRequests)), ("client_abort", None)]
+    {
+        let log = Logging::with(AccessLogFormat::Json, |limits| {
+            limits.response_idle = Duration::from_millis(if why == "upstream_timeout" { 50 } else { 60_000 });
+        });
+        let upstream = Upstream::start().await;
+        log.plane.route("a.test", &upstream);
+        let mut client = log.plane.connect().await;
+        client.send(GET).await;
+        let mut app = upstream.accept().await;
+        app.head().await;
+        app.send(BEGUN).await;
+        client.until("abc").await;
+        if why == "client_abort" {
+            client.reset();
+        } else {
+            if let Some(order) = order {
+                upstream.target.gate.close();
+                upstream.target.set_order(order);
+                log.plane.routing.signal_workers();
+            }
+            client.rest().await;
+        }
+        let ended = "lockgate_http_requests_total{app=\"test\"";
+        log.plane.settle(|| log.plane.metrics().contains(ended)).await;
+        let told = format!("lockgate_errors_total{{reason=\"{why}\"}} 1\n");
+        assert_eq!(log.plane.metrics().contains(&told), why != "client_abort", "{}", log.plane.metrics());
+        let lines = log.lines().await;
+        assert_eq!((&lines[0]["end"], &lines[0]["status"]), (&why.into(), &200.into()));
+    }
+}
+
+/// Whoever reads the log too slowly loses lines of it, and no request waits for them.
+#[tokio::test]
+async fn j2_a_log_that_nobody_reads_holds_nothing_up_and_what_it_loses_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    // Open on both ends, so that the log can be opened; and never read.
+    let _unread = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    let plane = Plane::with(|settings| settings.access_log = AccessLogSink::File(path));
+    let upstream = Upstream::answering(OK).await;
+    plane.route("a.test", &upstream);
+    let mut client = plane.connect().await;
+    let dropped = || plane.plane.telemetry().of(0).access_log_dropped.get();
+    let mut sent = 0;
+    while dropped() == 0 {
+        client.send(GET.repeat(200)).await;
+        for _ in 0..200 {
+            assert_eq!(status(&client.head().await), 200);
+        }
+        sent += 200;
+        assert!(sent < 100_000, "it holds all of them");
+    }
+    drop(client);
+    drop(plane);
 }

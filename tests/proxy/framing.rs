@@ -542,6 +542,7 @@ async fn k6_b5_chunks_that_are_malformed_are_the_clients_fault_and_abort_the_ups
         "g^abc^0^^",
         "fffffffffffffffff^abc^0^^",
         "3;\n^abc^0^^",
+        &format!("3;{}^abc^0^^", "x".repeat(17 * 1024)),
     ] {
         let mut client = plane.connect().await;
         client.send(lines(&format!("POST / HTTP/1.1^Host: a.test^Transfer-Encoding: chunked^^{body}"))).await;

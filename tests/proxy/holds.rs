@@ -197,6 +197,9 @@ async fn only_what_may_wait_rings_the_bell_and_once() {
     ] {
         assert_eq!(status(&plane.exchange(refused).await), expected, "{refused}");
     }
+    // Who looks whether a name is served here for a certificate.
+    let challenge = "GET /.well-known/acme-challenge/x HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+    assert_eq!(told(&plane.exchange(challenge).await), (503, Some("queue_full"), Some("3")));
     assert!(!rung() && !hold.take_wanted());
     let clients = [waiting(&plane, &hold, GET).await, waiting(&plane, &hold, GET).await];
     assert!(rung() && !rung() && hold.take_wanted());

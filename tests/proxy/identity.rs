@@ -56,6 +56,15 @@ async fn d1_d3_what_a_trusted_proxy_says_is_kept_and_appended_to() {
         assert_eq!(field(head, name), Some(value), "{name}");
     }
     assert_eq!(field(&answer, "x-request-id"), Some("abc-1"));
+    // What it passes on of its client's is not what it says.
+    let passed_on = "X-Forwarded-For: 203.0.113.9\r\nX-Real-IP: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n\
+        X-Forwarded-Proto: http\r\n";
+    plane.exchange(format!("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n{passed_on}\r\n")).await;
+    let head = &upstream.heads()[1];
+    for (name, value) in [("x-real-ip", "203.0.113.9"), ("x-forwarded-proto", "http")] {
+        assert_eq!(field(head, name), Some(value), "{name}");
+        assert_eq!(head.matches(&format!("{name}: ")).count(), 1, "{name}");
+    }
     let odd = plane
         .exchange("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\nX-Request-Id: a b\r\n\r\n")
         .await;
@@ -96,6 +105,9 @@ async fn c3_max_forwards_counts_down_for_options() {
         let seen = upstream.heads().get(before).cloned();
         assert_eq!(seen.as_deref().and_then(|head| field(head, "max-forwards")), expected, "{request}");
         assert_eq!(status(&answer), if expected.is_some() { 200 } else { 204 }, "{request}");
+        let own = expected.is_none().then_some("server_options");
+        assert_eq!(field(&answer, "lockgate-reason"), own, "{request}");
+        assert_eq!(field(&answer, "cache-control"), own.map(|_| "no-store"), "{request}");
     }
     plane.shutdown().await;
 }

@@ -251,3 +251,48 @@ async fn balance_an_unhealthy_target_is_passed_over_and_the_less_busy_one_chosen
     drop(held);
     within(plane.shutdown()).await;
 }
+
+#[tokio::test]
+async fn g1_a_kept_connection_that_the_upstream_closed_is_not_used_for_a_post() {
+    let (plane, upstream) = (Plane::start(), Upstream::start().await);
+    plane.route("a.test", &upstream);
+    let mut client = plane.connect().await;
+    client.send(GET).await;
+    let mut app = upstream.accept().await;
+    app.head().await;
+    app.send(OK).await;
+    client.head().await;
+    drop(app);
+    plane.settle(|| upstream.target.connections.in_flight().requests == 0).await;
+    client.send(post("/once")).await;
+    let mut fresh = upstream.accept().await;
+    fresh.until("\r\n\r\nabc").await;
+    fresh.send(OK).await;
+    assert_eq!(status(&client.head().await), 200);
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn g3_a_request_is_tried_three_times_and_retries_are_a_fifth_of_the_requests() {
+    let plane = Plane::start();
+    let dead = [unreachable().await, unreachable().await, unreachable().await];
+    let backend = backend(&[&dead[0], &dead[1], &dead[2]]);
+    plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));
+    let retries = || plane.plane.telemetry().of(0).retries.get();
+    let mut client = plane.connect().await;
+    let mut ask = async || {
+        client.send(GET).await;
+        let head = client.head().await;
+        assert_eq!((status(&head), field(&head, "lockgate-reason")), (502, Some("connect_failed")));
+        client.bytes(field(&head, "content-length").unwrap().parse().unwrap()).await;
+    };
+    ask().await;
+    assert_eq!(retries(), 2, "of one request");
+    const REQUESTS: u64 = 300;
+    for _ in 1..REQUESTS {
+        ask().await;
+    }
+    // What was saved up before, and one for five.
+    assert!(retries() <= 20 + REQUESTS / 5, "{} retries", retries());
+    plane.shutdown().await;
+}

@@ -237,7 +237,10 @@ async fn h3_past_an_addresses_limit_a_new_connection_is_closed_and_old_ones_go_o
     let answer = plane.connect().await.rest().await;
     let reason = field(&answer, "lockgate-reason");
     assert_eq!((status(&answer), reason), (503, Some("too_many_connections")), "{answer}");
+    assert!(field(&answer, "x-request-id").is_some() && field(&answer, "date").is_some(), "{answer}");
     assert!(plane.metrics().contains("lockgate_listener_connections_refused_total 1\n"));
+    let metrics = plane.metrics();
+    assert!(metrics.contains("lockgate_errors_total{reason=\"too_many_connections\"} 1\n"), "{metrics}");
     let [mut left, gone] = open;
     left.send(GET).await;
     assert_eq!(status(&left.head().await), 200);

@@ -115,12 +115,10 @@ impl<'a> Line<'a> {
                 .map(|answered| milliseconds(answered.saturating_sub(connect.unwrap_or_default()))),
             connection_requests: logged.request_on_connection,
             is_stream: exchange.is_stream,
-            end: match exchange.end {
+            end: exchange.reason().unwrap_or(match exchange.end {
                 End::Complete => "ok",
-                End::Own(code) => code,
-                End::Truncated => "upstream_truncated",
-                End::Open => "client_abort",
-            },
+                End::Own(_) | End::Truncated | End::Open => "client_abort",
+            }),
             error: logged.error.as_deref(),
         }
     }
