@@ -98,7 +98,7 @@ async fn what_moves_the_traffic_is_shown_step_by_step_as_a_deploy_is() {
     assert!(stdout(&lockgate.cli(&["list"])).contains("rolled back"));
     // Only the live one is reached at the app's host names.
     let versions = stdout(&lockgate.cli(&["versions", "web"]));
-    for (version, url) in [(&one, "http://web.test"), (&two, "-")] {
+    for (version, url) in [(&one, &*lockgate.url(HOST)), (&two, "-")] {
         let line = versions.lines().find(|line| line.contains(version.as_str())).unwrap();
         assert_eq!(line.split_whitespace().last(), Some(url), "{versions}");
     }

@@ -45,6 +45,7 @@ async fn of_many_preview_processes_that_expired_nothing_is_left() {
 async fn a_preview_behind_a_signed_link_is_opened_on_the_command_line() {
     let mut lockgate = Lockgate::prepare(|config| {
         config["ephemeral"] = json!({ "preview_auth": { "mode": "link" } });
+        config["url"] = json!("https://{host}");
     });
     lockgate.spawn("").await;
     lockgate.deploy("live").await.unwrap();
@@ -54,7 +55,7 @@ async fn a_preview_behind_a_signed_link_is_opened_on_the_command_line() {
     let signed = lockgate.cli(&["preview", "link", "web", "feat", "--for", "1h"]);
     assert_eq!(signed.status.code(), Some(0), "{signed:?}");
     let url = String::from_utf8(signed.stdout).unwrap();
-    assert!(url.starts_with("http://feat.web.test/?lockgate_link="), "{url}");
+    assert!(url.starts_with("https://feat.web.test/?lockgate_link="), "{url}");
     let versions = lockgate.cli(&["versions", "web", "--ephemeral", "--json"]);
     let versions: serde_json::Value = serde_json::from_slice(&versions.stdout).unwrap();
     assert_eq!(versions["items"].as_array().unwrap().len(), 1);
@@ -62,7 +63,7 @@ async fn a_preview_behind_a_signed_link_is_opened_on_the_command_line() {
         (&versions["items"][0]["role"], &versions["items"][0]["label"]),
         (&json!("ephemeral"), &json!("feat"))
     );
-    assert_eq!(versions["items"][0]["url"], "http://feat.web.test");
+    assert_eq!(versions["items"][0]["url"], "https://feat.web.test");
     let unknown = lockgate.cli(&["preview", "link", "web", "nobody"]);
     assert_eq!(unknown.status.code(), Some(3), "{unknown:?}");
     assert!(!lockgate.logged().contains("lockgate_link="));

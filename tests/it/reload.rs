@@ -6,7 +6,7 @@ use lockgate::api::{Audit, List};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{HOST, Lockgate, eventually};
+use crate::support::{HOST, Lockgate, eventually, free_port};
 
 impl Lockgate {
     /// Reloads that nobody asked the admin API for, the oldest first.
@@ -66,6 +66,28 @@ async fn a_file_that_the_configuration_names_is_watched_as_well() {
     std::fs::write(elsewhere.path().join("other"), "three.test").unwrap();
     std::os::unix::fs::symlink("other", &named).unwrap();
     eventually("what replaced it is served", async || lockgate.version("three.test").await.is_ok()).await;
+}
+
+/// What is counted of it goes on, and nothing is counted twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_a_reload_does_not_change_stays_the_same() {
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let mut lockgate = Lockgate::prepare(|config| {
+        config["services"] = json!({ "legacy": { "upstreams": [nobody], "hosts": ["old.test"] } });
+    });
+    lockgate.spawn("").await;
+    let counted = async || {
+        let metrics = crate::metrics::scrape(&lockgate).await;
+        let of_legacy = |line: &&str| line.starts_with("lockgate_http_requests_total{app=\"legacy\"");
+        metrics.lines().filter(of_legacy).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for requests in 1..=2 {
+        assert_eq!(lockgate.version("old.test").await, Err("status 502".to_owned()));
+        let [line] = &counted().await[..] else { panic!("{:?}", counted().await) };
+        assert!(line.ends_with(&format!(" {requests}")), "{line}");
+        lockgate.change_config(|config| config["apps"]["web"]["env"]["MORE"] = json!("x"));
+        assert_eq!(lockgate.cli(&["config", "reload"]).status.code(), Some(0));
+    }
 }
 
 /// As editors do it: at no moment is the file half written.

@@ -107,6 +107,11 @@ impl Lockgate {
         self.child = Some(child);
     }
 
+    /// Where `host` is served, as people are told.
+    pub(crate) fn url(&self, host: &str) -> String {
+        format!("http://{host}:{}", self.port)
+    }
+
     /// Waits for the admin API.
     pub(crate) async fn ready(&self) {
         eventually("the admin API answers", async || self.client.get::<List<App>>("/v1/apps").await.is_ok())

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockgate::api::{Diagnosis, Status};
+use lockgate::api::{Deployment, Diagnosis, List, Status};
 use lockgate::clock::SystemClock;
 use lockgate::deploy::FindingKind;
 use lockgate::verify::{Verdict, Verifier, VerifyOptions};
@@ -173,6 +173,13 @@ async fn a_host_without_a_certificate_harms_no_other() {
     assert!(answer.contains("x-version: one"), "{answer}");
     assert!(answer.contains("strict-transport-security: max-age=3600"), "{answer}");
     assert_eq!(bed.lockgate.version("bare.test").await.unwrap(), "one");
+    // People are told of https where a certificate covers the name, and nowhere else.
+    let preview = json!({ "env": { "VERSION": "seen" }, "label": "feat" });
+    bed.lockgate.deploy_with(&preview, "end").await.unwrap();
+    let all: List<Deployment> = bed.lockgate.client.get("/v1/apps/web/deployments").await.unwrap();
+    let mut urls: Vec<String> = all.items.into_iter().filter_map(|one| one.url).collect();
+    urls.sort();
+    assert_eq!(urls, [bed.lockgate.url("feat.web.test"), format!("https://{HOST}:{}", bed.port)]);
     let plain = bed.lockgate.raw(HOST).await;
     assert!(plain.contains("308 ") && plain.contains("location: https://web.test/"), "{plain}");
 }
