@@ -3,13 +3,15 @@
 import http.client
 import json
 import socket
-import sys
 import threading
 import time
 
-import load
+import client
+import machine
 import peers
 import processes
+import servers
+import upstreams
 from errors import Refused
 from scenarios import Scenario
 
@@ -69,10 +71,10 @@ def measure(folder, binary, _options):
 
 def rollbacks(folder, binary):
     folder.mkdir()
-    port = peers.free_port()
+    port = servers.free_port()
     config = folder / "lockgate.yaml"
     config.write_text(CONFIG.format(port=port, folder=folder, binary=binary.resolve(), host=HOST))
-    with processes.started([binary, "serve", "--config", config], peers.PROXY_CORE, folder / "log") as process:
+    with processes.started([binary, "serve", "--config", config], machine.PROXY_CORE, folder / "log") as process:
         ready = (folder / "admin.sock").exists
         processes.wait_until(ready, process, folder / "log")
         admin = Admin(folder / "admin.sock")
@@ -121,11 +123,11 @@ def ask(port, asked, over):
 
 
 def restarts(folder, binary):
-    scenario = Scenario("restart", 100, hosts=ROUTES)
-    with peers.upstream(scenario, folder) as upstream_port:
+    scenario = Scenario("restart", "the first request after a start", 100, hosts=ROUTES)
+    with upstreams.serving(scenario, folder, binary) as upstream_port:
         place = folder / "restart"
         place.mkdir()
-        port = peers.free_port()
+        port = servers.free_port()
         command = peers.lockgate(scenario, place, port, upstream_port, binary, False)
         return [restart(command, scenario, place, port) for _ in range(RESTARTS)]
 
@@ -133,11 +135,11 @@ def restarts(folder, binary):
 def restart(command, scenario, folder, port):
     log = folder / "log"
     began = time.monotonic()
-    with processes.started(command, peers.PROXY_CORE, log) as process:
-        connection = first_connection(port, process, log)
+    with processes.started(command, machine.PROXY_CORE, log) as process:
+        connection = first_connection(port, scenario, process, log)
         with connection:
-            connection.sendall(load.request(scenario, scenario.a_host))
-            load.receive(connection, scenario)
+            connection.sendall(client.request(scenario, scenario.a_host))
+            client.receive(connection, scenario)
         took = time.monotonic() - began
         # As a crash would: the next start finds what this one left.
         process.kill()
@@ -145,12 +147,12 @@ def restart(command, scenario, folder, port):
     return took * 1000
 
 
-def first_connection(port, process, log):
+def first_connection(port, scenario, process, log):
     found = []
 
     def connects():
         try:
-            found.append(load.connect(port))
+            found.append(client.connect(port, scenario))
         except ConnectionRefusedError:
             return False
         return True
