@@ -57,6 +57,7 @@ class Admin(http.client.HTTPConnection):
         told = answer.read().decode(errors="replace")
         if answer.status >= 300:
             raise Refused(f"POST {path}: {answer.status} {told}")
+        return json.loads(told)
 
 
 def measure(folder, binary, _options):
@@ -75,19 +76,32 @@ def rollbacks(folder, binary):
     config = folder / "lockgate.yaml"
     config.write_text(CONFIG.format(port=port, folder=folder, binary=binary.resolve(), host=HOST))
     with processes.started([binary, "serve", "--config", config], machine.PROXY_CORE, folder / "log") as process:
-        ready = (folder / "admin.sock").exists
-        processes.wait_until(ready, process, folder / "log")
+        processes.wait_until(lambda: takes_calls(folder / "admin.sock"), process, folder / "log")
         admin = Admin(folder / "admin.sock")
-        for version in ("one", "two"):
-            admin.post("/v1/apps/web/deployments?wait=true", {"env": {"VERSION": version}, "force": True})
+        one, two = (
+            admin.post("/v1/apps/web/deployments?wait=true", {"env": {"VERSION": version}, "force": True})["deployment"]
+            for version in ("one", "two")
+        )
         try:
-            return zip(*[rollback(admin, port) for _ in range(ROLLBACKS)])
+            # There and back: without a target the second one would look for what was live before both.
+            return zip(*[rollback(admin, port, (one, two)[number % 2]) for number in range(ROLLBACKS)])
         finally:
             admin.post("/v1/apps/web/disable?wait=end", {})
 
 
-def rollback(admin, port):
-    """One way back; the next one leads to where this one came from."""
+def takes_calls(path):
+    """Whether it is through with its start; it serves requests before."""
+    admin = Admin(path)
+    try:
+        admin.request("GET", "/readyz")
+        return admin.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        admin.close()
+
+
+def rollback(admin, port, target):
     asked, over = [], threading.Event()
     clients = [threading.Thread(target=ask, args=(port, asked, over)) for _ in range(CLIENTS)]
     for client in clients:
@@ -95,7 +109,7 @@ def rollback(admin, port):
     try:
         time.sleep(AFTER_SECONDS)
         called = time.monotonic()
-        admin.post("/v1/apps/web/rollback?wait=true", {})
+        admin.post("/v1/apps/web/rollback?wait=true", {"target": target})
         answered = time.monotonic()
         time.sleep(AFTER_SECONDS)
     finally:
