@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 
+import client
 import load
 import machine
 import peers
 import processes
+import upstreams
 from errors import Refused
 
 FEW = 2_000
@@ -27,7 +29,7 @@ def measure(scenario, folder, binary, options):
     by_perf = machine.perf_counts()
     counts = {}
     for name in options.peers:
-        with peers.upstream(scenario, folder / name / "origin") as upstream_port:
+        with upstreams.serving(scenario, folder / name / "origin", binary) as upstream_port:
             place = folder / name
             if by_perf:
                 counts[name] = of_perf(name, scenario, place, binary, upstream_port)
@@ -86,11 +88,11 @@ def send(port, scenario, requests):
     try:
         for start in range(0, requests, AT_ONCE):
             while len(connections) < AT_ONCE:
-                connections.append(load.connect(port))
+                connections.append(client.connect(port, scenario))
             for at, connection in enumerate(connections):
-                connection.sendall(load.request(scenario, names[(start + at) * 61803 % len(names)]))
+                connection.sendall(client.request(scenario, names[(start + at) * 61803 % len(names)]))
             for connection in connections:
-                load.receive(connection, scenario)
+                client.receive(connection, scenario)
             if scenario.closes:
                 while connections:
                     connections.pop().close()

@@ -1,8 +1,11 @@
 -- What wrk sends, and what it tells at the end: one line of JSON.
--- One argument: how many host names are asked for in turn, 0 for the one of the URL.
+-- Two arguments: how many host names are asked for in turn, 0 for the one of the URL; and how many bytes are uploaded.
 
 function init(arguments)
-  local hosts = tonumber(arguments[1]) or 0
+  local hosts, upload = tonumber(arguments[1]), tonumber(arguments[2])
+  if upload > 0 then
+    wrk.method, wrk.body = "POST", string.rep("x", upload)
+  end
   if hosts == 0 then
     return
   end

@@ -8,11 +8,23 @@ import subprocess
 from pathlib import Path
 
 from errors import Refused
+from scenarios import SCENARIOS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # Which Debian package has which tool.
-PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "valgrind": "valgrind", "perf": "linux-perf"}
+PACKAGES = {
+    "nginx": "nginx-light",
+    "haproxy": "haproxy",
+    "wrk": "wrk",
+    "h2load": "nghttp2-client",
+    "openssl": "openssl",
+    "valgrind": "valgrind",
+    "perf": "linux-perf",
+}
+
+PROXY_CORE = 0
+LOAD_CORE = 1
 
 
 def tool(name):
@@ -24,7 +36,9 @@ def check(options):
     """Refuses to start if something is missing."""
     needed = {"nginx"} | {name for name in ("haproxy",) if {"haproxy", "relay"} & set(options.peers)}
     if not options.instructions and not options.memory and not options.swaps:
-        needed.add("wrk")
+        needed |= {"wrk", "h2load"} & {SCENARIOS[name].generator for name in options.scenarios}
+    if options.memory or any(SCENARIOS[name].tls for name in options.scenarios):
+        needed.add("openssl")
     if options.instructions and not perf_counts():
         needed.add("valgrind")
     missing = sorted(name for name in needed if not tool(name))
@@ -32,8 +46,8 @@ def check(options):
         packages = " ".join(PACKAGES[name] for name in missing)
         raise Refused(f"{', '.join(missing)} not found; on Debian: apt-get install --no-install-recommends {packages}")
     cores = os.sched_getaffinity(0)
-    if not {0, 1} <= cores:
-        raise Refused(f"needs the cores 0 and 1, and may use only {sorted(cores)}")
+    if not {PROXY_CORE, LOAD_CORE} <= cores:
+        raise Refused(f"needs the cores {PROXY_CORE} and {LOAD_CORE}, and may use only {sorted(cores)}")
     if options.binary and not os.access(options.binary, os.X_OK):
         raise Refused(f"{options.binary} is not a program")
 
@@ -69,12 +83,9 @@ def describe(binary):
     model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                   if line.startswith("model name")), platform.machine())
     virtual = ", virtual" if "hypervisor" in Path("/proc/cpuinfo").read_text() else ""
-    versions = [
-        first_line([binary, "--version"]),
-        first_line([tool("nginx"), "-v"]),
-        first_line([tool("haproxy"), "-v"]) if tool("haproxy") else None,
-        first_line([tool("wrk"), "-v"]) if tool("wrk") else None,
-    ]
+    asked = [("nginx", "-v"), ("haproxy", "-v"), ("wrk", "-v"), ("h2load", "--version"), ("openssl", "version")]
+    versions = [first_line([binary, "--version"])]
+    versions += [first_line([tool(name), how]) for name, how in asked if tool(name)]
     return (f"{model}, {os.cpu_count()} cores{virtual}; {platform.system()} {platform.release()}\n"
             + "; ".join(version for version in versions if version))
 

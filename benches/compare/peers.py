@@ -1,50 +1,17 @@
 """The proxies, each set up to do the same.
 
 Each takes any number of requests on a connection, keeps connections to the upstream, adds X-Forwarded-For, -Proto,
--Host and -Port, X-Real-IP, traceparent, X-Request-Id and Via to the request and the last two to the response, counts
-what it does, and writes no access log.
+-Host and -Port, X-Real-IP, traceparent, X-Request-Id and Via to the request and the last two to the response, streams
+bodies both ways, counts what it does, and writes no access log. TLS is 1.3, and the client chooses the cipher.
 """
 
-import http.client
-import os
-import socket
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import machine
-import processes
+import nginx
+import servers
 
-PROXY_CORE = 0
-LOAD_CORE = 1
-
-NGINX_COMMON = """
-{user}
-daemon off;
-master_process {master};
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log stderr error;
-events {{ worker_connections {connections}; }}
-http {{
-    access_log off;
-    keepalive_requests 1000000000;
-    client_body_temp_path {folder}/client;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    {section}
-}}
-"""
-
-NGINX_UPSTREAM = """
-    sendfile on;
-    tcp_nopush on;
-    open_file_cache max=16;
-    server {{ listen 127.0.0.1:{port} backlog=4096; root {folder}/files; }}
-"""
-
-NGINX_PROXY = """
+NGINX = """
     upstream origin {{
         server 127.0.0.1:{upstream_port};
         keepalive 256;
@@ -52,12 +19,13 @@ NGINX_PROXY = """
     }}
     {names}
     server {{
-        listen 127.0.0.1:{port} backlog=4096 {default};
+        listen 127.0.0.1:{port} {listen};
         {server_name}
+        {certificate}
         location / {{
             proxy_pass http://origin;
             proxy_http_version 1.1;
-            proxy_set_header Connection "";
+            proxy_set_header Connection {connection};
             proxy_set_header Host $http_host;
             proxy_set_header Via "1.1 nginx";
             proxy_set_header X-Forwarded-For $remote_addr;
@@ -68,10 +36,15 @@ NGINX_PROXY = """
             proxy_set_header X-Request-Id $request_id;
             # Half of it fixed: there is no second random number to be had.
             proxy_set_header traceparent 00-$request_id-00f067aa0ba902b7-00;
-            add_header X-Request-Id $request_id;
-            add_header Via "1.1 nginx";
+            # Always: also to a 101.
+            add_header X-Request-Id $request_id always;
+            add_header Via "1.1 nginx" always;
             # With the default of 8 x 4 KiB, 100 KB go through a file.
             proxy_buffers 16 16k;
+            # With the default of 16 KiB, an upload costs half as much again.
+            client_body_buffer_size 128k;
+            proxy_request_buffering off;
+            proxy_read_timeout 1h;
         }}
     }}
 """
@@ -80,6 +53,12 @@ NGINX_NAMES = """
     server_names_hash_max_size 1048576;
     server_names_hash_bucket_size 128;
     server {{ listen 127.0.0.1:{port} backlog=4096 default_server; return 404; }}
+"""
+
+NGINX_TLS = """
+        ssl_protocols TLSv1.3;
+        ssl_certificate {certificate};
+        ssl_certificate_key {certificate};
 """
 
 HAPROXY = """
@@ -94,11 +73,11 @@ defaults
     mode {mode}
     maxconn {connections}
     timeout connect 5s
-    timeout client 60s
-    timeout server 60s
+    timeout client 1h
+    timeout server 1h
 
 frontend clients
-    bind 127.0.0.1:{port} backlog 4096
+    bind 127.0.0.1:{port} backlog 4096 {bind}
     {frontend}
 
 backend origin
@@ -110,7 +89,7 @@ HAPROXY_HTTP_FRONTEND = """
     option forwardfor
     unique-id-format %[uuid()]
     unique-id-header X-Request-Id
-    http-request set-header X-Forwarded-Proto http
+    http-request set-header X-Forwarded-Proto {scheme}
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request set-header X-Forwarded-Port %[dst_port]
     http-request set-header X-Real-IP %[src]
@@ -123,39 +102,19 @@ HAPROXY_HTTP_FRONTEND = """
 """
 
 LOCKGATE = """
-listeners: {{ http: {{ address: '127.0.0.1:{port}' }} }}
+listeners: {{ {listeners} }}
+tls: {{ certificates: [{certificates}] }}
 admin: {{ socket: {folder}/admin.sock }}
 data_dir: {folder}/data
 runtime: process
 workers: 1
 access_log: off
-limits: {{ connections_per_client: 0 }}
+limits: {{ connections_per_client: 0, keep_alive: 1h }}
 services:
   origin:
     upstreams: ['http://127.0.0.1:{upstream_port}']
     hosts: [{hosts}]
 """
-
-
-@dataclass
-class Peer:
-    name: str
-    port: int
-    pids: list
-    process: object
-
-
-@contextmanager
-def upstream(scenario, folder):
-    """Serves the scenario's body on the load's core."""
-    place = folder / "upstream"
-    files = place / "files"
-    files.mkdir(parents=True)
-    (files / scenario.path.lstrip("/")).write_bytes(b"x" * scenario.body_bytes)
-    port = free_port()
-    section = NGINX_UPSTREAM.format(port=port, folder=place)
-    with running("upstream", nginx_command(scenario, place, section), scenario, place, port, LOAD_CORE):
-        yield port
 
 
 @contextmanager
@@ -171,51 +130,45 @@ def all_of(names, scenario, folder, binary, upstream_port):
 def one(name, scenario, folder, binary, upstream_port, around=(), single_process=False):
     """Starts one peer, as an argument of the command `around` if there is one."""
     folder.mkdir(parents=True)
-    port = free_port()
+    port = servers.free_port()
     command = PEERS[name](scenario, folder, port, upstream_port, binary, single_process)
-    with running(name, [*around, *command], scenario, folder, port, PROXY_CORE) as peer:
+    with servers.running(name, [*around, *command], scenario, folder, port, machine.PROXY_CORE) as peer:
         yield peer
 
 
-@contextmanager
-def running(name, command, scenario, folder, port, core):
-    log = folder / "log"
-    with processes.started(command, core, log) as process:
-        processes.wait_until(lambda: answers(scenario, port), process, log)
-        yield Peer(name, port, processes.group_of(process), process)
+def able(names, scenario):
+    """Those that can serve it: a relay of bytes makes no HTTP/1.1 of HTTP/2."""
+    return [name for name in names if not (name == "relay" and scenario.http2)]
 
 
 def lockgate(scenario, folder, port, upstream_port, binary, _single_process):
-    hosts = ",".join(scenario.host_names() or ["'*'"])
+    listeners, certificates = f"http: {{ address: '127.0.0.1:{port}' }}", ""
+    if scenario.tls:
+        # The listener without TLS is always there.
+        listeners = f"http: {{ address: '127.0.0.1:{servers.free_port()}' }}, https: {{ address: '127.0.0.1:{port}' }}"
+        certificates = f"{{ cert: {scenario.certificate}, key: {scenario.certificate} }}"
     config = folder / "lockgate.yaml"
-    config.write_text(LOCKGATE.format(port=port, folder=folder, upstream_port=upstream_port, hosts=hosts))
+    config.write_text(LOCKGATE.format(
+        folder=folder, upstream_port=upstream_port, listeners=listeners, certificates=certificates,
+        hosts=",".join(scenario.host_names() or ["'*'"]),
+    ))
     return [binary, "serve", "--config", config]
 
 
-def nginx(scenario, folder, port, upstream_port, _binary, single_process):
+def nginx_proxy(scenario, folder, port, upstream_port, _binary, single_process):
     names = scenario.host_names()
-    section = NGINX_PROXY.format(
+    # With names the address is given twice, and its options may be only once.
+    listen = ("" if names else "backlog=4096 default_server") + (" ssl http2" if scenario.tls else "")
+    section = NGINX.format(
         port=port,
         upstream_port=upstream_port,
+        listen=listen,
         names=NGINX_NAMES.format(port=port) if names else "",
-        default="" if names else "default_server",
         server_name=f"server_name {' '.join(names)};" if names else "",
+        certificate=NGINX_TLS.format(certificate=scenario.certificate) if scenario.tls else "",
+        connection="upgrade; proxy_set_header Upgrade $http_upgrade" if scenario.websocket else '""',
     )
-    # The address is given twice then, and its options may be only once.
-    if names:
-        section = section.replace(f"listen 127.0.0.1:{port} backlog=4096 ;", f"listen 127.0.0.1:{port};")
-    return nginx_command(scenario, folder, section, single_process)
-
-
-def nginx_command(scenario, folder, section, single_process=False):
-    config = folder / "nginx.conf"
-    # Started by root it would serve as a user who may not read our files.
-    user = "user root;" if os.getuid() == 0 else ""
-    master = "off" if single_process else "on"
-    config.write_text(NGINX_COMMON.format(
-        folder=folder, section=section, master=master, user=user, connections=scenario.connections_max
-    ))
-    return [machine.tool("nginx"), "-p", folder, "-e", "stderr", "-c", config]
+    return nginx.command(scenario, folder, section, single_process)
 
 
 def haproxy(scenario, folder, port, upstream_port, _binary, _single_process):
@@ -225,17 +178,25 @@ def haproxy(scenario, folder, port, upstream_port, _binary, _single_process):
         table = folder / "hosts.map"
         table.write_text("".join(f"{name} origin\n" for name in names))
         route = f"use_backend %[req.hdr(host),lower,map_str({table},none)]"
+    frontend = HAPROXY_HTTP_FRONTEND.format(route=route, scheme="https" if scenario.tls else "http")
     return haproxy_command(
         scenario, folder, port=port, upstream_port=upstream_port, mode="http",
-        frontend=HAPROXY_HTTP_FRONTEND.format(route=route), backend="http-reuse always",
+        bind=haproxy_tls(scenario, "h2,http/1.1"), frontend=frontend, backend="http-reuse always",
     )
 
 
 def relay(scenario, folder, port, upstream_port, _binary, _single_process):
     """Moves bytes and reads none of them: about the least that a proxy can cost."""
     return haproxy_command(
-        scenario, folder, port=port, upstream_port=upstream_port, mode="tcp", frontend="default_backend origin", backend="",
+        scenario, folder, port=port, upstream_port=upstream_port, mode="tcp", bind=haproxy_tls(scenario, "http/1.1"),
+        frontend="default_backend origin", backend="",
     )
+
+
+def haproxy_tls(scenario, protocols):
+    if not scenario.tls:
+        return ""
+    return f"ssl crt {scenario.certificate} alpn {protocols} ssl-min-ver TLSv1.3 prefer-client-ciphers"
 
 
 def haproxy_command(scenario, folder, **parts):
@@ -244,22 +205,4 @@ def haproxy_command(scenario, folder, **parts):
     return [machine.tool("haproxy"), "-db", "-f", config]
 
 
-PEERS = {"lockgate": lockgate, "nginx": nginx, "haproxy": haproxy, "relay": relay}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def answers(scenario, port):
-    """Whether it serves: listening is not enough, routes may come later."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", scenario.path, headers={"Host": scenario.a_host})
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+PEERS = {"lockgate": lockgate, "nginx": nginx_proxy, "haproxy": haproxy, "relay": relay}

@@ -53,13 +53,29 @@ def signal_group(process, number):
 
 
 def wait_until(ready, process, log, seconds=120, pause=0.02):
-    """Waits for `ready()`; refuses if the process ends first."""
-    deadline = time.monotonic() + seconds
-    while not ready():
+    """Waits until `ready()` is true and does not refuse; refuses if the process ends first."""
+    deadline, why = time.monotonic() + seconds, ""
+    while True:
+        try:
+            if ready():
+                return
+        except Refused as refused:
+            why = f" ({refused})"
         if process.poll() is not None or time.monotonic() > deadline:
             told = Path(log).read_text(errors="replace")[-2000:]
-            raise Refused(f"{process.args[0]} did not start:\n{told}")
+            raise Refused(f"{process.args[0]} did not start{why}:\n{told}")
         time.sleep(pause)
+
+
+def output(command, core):
+    """What `command` prints, run on `core` to its end."""
+    ran = subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )
+    if ran.returncode != 0:
+        raise Refused(f"{ran.args[0]} failed:\n{ran.stdout}")
+    return ran.stdout
 
 
 def group_of(process):

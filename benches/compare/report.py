@@ -2,16 +2,23 @@
 
 from statistics import median
 
-from memory import KEPT
+from h2load import CONNECTIONS, STREAMS
+from scenarios import SCENARIOS
 
 # Above this, requests per second and latencies say more about the neighbours than about the peers.
 QUIET = 0.05
 
 
+def scenarios():
+    wide = max(map(len, SCENARIOS))
+    return "\n".join(f"{scenario.name:{wide}}  {scenario.about}" for scenario in SCENARIOS.values())
+
+
 def times(measured, options):
     lines = [
         "",
-        f"Medians of {options.rounds} alternating rounds of {options.seconds} s, {options.connections} connections.",
+        f"Medians of {options.rounds} alternating rounds of {options.seconds} s, {options.connections} connections"
+        + (f" (h2: {CONNECTIONS} with {STREAMS} streams each)." if "h2" in measured else "."),
         "",
         "| scenario | peer | CPU us/request | requests/s | p50 ms | p99 ms | RSS MiB |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -41,7 +48,7 @@ def ratios(measured, options):
         cells = [scenario]
         for peer in others:
             for field in ("cpu_us", "p99_ms"):
-                cells.append(f"{ratio(figures['lockgate'], figures[peer], field):.2f}")
+                cells.append(f"{ratio(figures['lockgate'], figures[peer], field):.2f}" if peer in figures else "")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -50,11 +57,11 @@ def ratio(ours, theirs, field):
     return median(getattr(one, field) / getattr(other, field) for one, other in zip(ours, theirs))
 
 
-def memory(measured):
-    lines = ["", f"Resident memory in MiB; then with {KEPT:,} connections that were used once and are kept.", "",
-             "| peer | idle | with connections | KiB each |", "|---|---:|---:|---:|"]
-    for peer, (idle, kept) in measured.items():
-        lines.append(f"| {peer} | {idle:.1f} | {kept:.1f} | {(kept - idle) * 1024 / KEPT:.1f} |")
+def memory(measured, options):
+    lines = ["", f"Resident MiB, idle and with {options.kept:,} connections that were used once and are kept.", "",
+             "| kept | peer | idle | with them | KiB each |", "|---|---|---:|---:|---:|"]
+    for (kind, peer), (idle, kept) in measured.items():
+        lines.append(f"| {kind} | {peer} | {idle:.1f} | {kept:.1f} | {(kept - idle) * 1024 / options.kept:.1f} |")
     return "\n".join(lines)
 
 

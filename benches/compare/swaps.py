@@ -3,13 +3,15 @@
 import http.client
 import json
 import socket
-import sys
 import threading
 import time
 
-import load
+import client
+import machine
 import peers
 import processes
+import servers
+import upstreams
 from errors import Refused
 from scenarios import Scenario
 
@@ -55,6 +57,7 @@ class Admin(http.client.HTTPConnection):
         told = answer.read().decode(errors="replace")
         if answer.status >= 300:
             raise Refused(f"POST {path}: {answer.status} {told}")
+        return json.loads(told)
 
 
 def measure(folder, binary, _options):
@@ -69,23 +72,36 @@ def measure(folder, binary, _options):
 
 def rollbacks(folder, binary):
     folder.mkdir()
-    port = peers.free_port()
+    port = servers.free_port()
     config = folder / "lockgate.yaml"
     config.write_text(CONFIG.format(port=port, folder=folder, binary=binary.resolve(), host=HOST))
-    with processes.started([binary, "serve", "--config", config], peers.PROXY_CORE, folder / "log") as process:
-        ready = (folder / "admin.sock").exists
-        processes.wait_until(ready, process, folder / "log")
+    with processes.started([binary, "serve", "--config", config], machine.PROXY_CORE, folder / "log") as process:
+        processes.wait_until(lambda: takes_calls(folder / "admin.sock"), process, folder / "log")
         admin = Admin(folder / "admin.sock")
-        for version in ("one", "two"):
-            admin.post("/v1/apps/web/deployments?wait=true", {"env": {"VERSION": version}, "force": True})
+        one, two = (
+            admin.post("/v1/apps/web/deployments?wait=true", {"env": {"VERSION": version}, "force": True})["deployment"]
+            for version in ("one", "two")
+        )
         try:
-            return zip(*[rollback(admin, port) for _ in range(ROLLBACKS)])
+            # There and back: without a target the second one would look for what was live before both.
+            return zip(*[rollback(admin, port, (one, two)[number % 2]) for number in range(ROLLBACKS)])
         finally:
             admin.post("/v1/apps/web/disable?wait=end", {})
 
 
-def rollback(admin, port):
-    """One way back; the next one leads to where this one came from."""
+def takes_calls(path):
+    """Whether it is through with its start; it serves requests before."""
+    admin = Admin(path)
+    try:
+        admin.request("GET", "/readyz")
+        return admin.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        admin.close()
+
+
+def rollback(admin, port, target):
     asked, over = [], threading.Event()
     clients = [threading.Thread(target=ask, args=(port, asked, over)) for _ in range(CLIENTS)]
     for client in clients:
@@ -93,7 +109,7 @@ def rollback(admin, port):
     try:
         time.sleep(AFTER_SECONDS)
         called = time.monotonic()
-        admin.post("/v1/apps/web/rollback?wait=true", {})
+        admin.post("/v1/apps/web/rollback?wait=true", {"target": target})
         answered = time.monotonic()
         time.sleep(AFTER_SECONDS)
     finally:
@@ -121,11 +137,11 @@ def ask(port, asked, over):
 
 
 def restarts(folder, binary):
-    scenario = Scenario("restart", 100, hosts=ROUTES)
-    with peers.upstream(scenario, folder) as upstream_port:
+    scenario = Scenario("restart", "the first request after a start", 100, hosts=ROUTES)
+    with upstreams.serving(scenario, folder, binary) as upstream_port:
         place = folder / "restart"
         place.mkdir()
-        port = peers.free_port()
+        port = servers.free_port()
         command = peers.lockgate(scenario, place, port, upstream_port, binary, False)
         return [restart(command, scenario, place, port) for _ in range(RESTARTS)]
 
@@ -133,11 +149,11 @@ def restarts(folder, binary):
 def restart(command, scenario, folder, port):
     log = folder / "log"
     began = time.monotonic()
-    with processes.started(command, peers.PROXY_CORE, log) as process:
-        connection = first_connection(port, process, log)
+    with processes.started(command, machine.PROXY_CORE, log) as process:
+        connection = first_connection(port, scenario, process, log)
         with connection:
-            connection.sendall(load.request(scenario, scenario.a_host))
-            load.receive(connection, scenario)
+            connection.sendall(client.request(scenario, scenario.a_host))
+            client.receive(connection, scenario)
         took = time.monotonic() - began
         # As a crash would: the next start finds what this one left.
         process.kill()
@@ -145,12 +161,12 @@ def restart(command, scenario, folder, port):
     return took * 1000
 
 
-def first_connection(port, process, log):
+def first_connection(port, scenario, process, log):
     found = []
 
     def connects():
         try:
-            found.append(load.connect(port))
+            found.append(client.connect(port, scenario))
         except ConnectionRefusedError:
             return False
         return True
