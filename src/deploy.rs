@@ -50,6 +50,7 @@ mod take_back;
 mod version;
 mod volumes;
 mod wake;
+mod warm;
 mod watching;
 
 use std::sync::Arc;
