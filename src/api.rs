@@ -182,7 +182,7 @@ pub struct Deployment {
     pub url: Option<String>,
     /// What may be asked of it now.
     pub available_actions: Vec<Action>,
-    /// A change of its desired state that is pending.
+    /// A change of its desired state that is pending; one that nobody asked for spares what `min_warm` keeps running.
     pub scheduled: Option<Scheduled>,
 }
 

@@ -51,6 +51,7 @@ mod urls;
 mod version;
 mod volumes;
 mod wake;
+mod warm;
 mod watching;
 
 use std::sync::Arc;

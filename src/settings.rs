@@ -63,6 +63,10 @@ pub struct AppSettings {
     pub idle_after: Option<Delay>,
     /// Production goes to standby in the same way, and stays live. It never does otherwise.
     pub scale_to_zero: bool,
+    /// So many versions of each environment stay running whatever `idle_after` and `deploy.standby_after` say: first what
+    /// is live, so that 1 leaves nobody to wait for a start, then those that a rollback would go to, the newest first.
+    /// What somebody puts into standby, or `schedule` does, goes all the same, and previews by label do not count.
+    pub min_warm: u16,
     /// Office hours: times at which all of the app's previews, and what is live in each of its environments, go to
     /// standby or run again. A request wakes them all the same.
     pub schedule: Vec<HoursSettings>,
@@ -184,7 +188,8 @@ pub struct RollbackOn {
     /// More than 1 in 100 of its answers, and at least 5, take longer than that share of the 99th percentile of the
     /// version before; `null` is never. 300% is three times as long.
     pub latency_p99: Option<Percent>,
-    /// Nothing is judged before each of the two versions has had so many requests.
+    /// Before each of the two versions has had so many requests, only a version is given up of which nearly all of at
+    /// least 10 fail, where those before did not; what came too late is then left out.
     pub min_requests: u64,
 }
 
@@ -358,6 +363,7 @@ impl Default for AppSettings {
             wake_backoff: Delay::seconds(30),
             idle_after: None,
             scale_to_zero: false,
+            min_warm: 0,
             schedule: Vec::new(),
             preview_auth: None,
             skew_protection: None,

@@ -46,6 +46,7 @@ pub struct BackendCells {
     duration: Histogram,
     first_byte: Histogram,
     failed_by_app: Counter,
+    late_by_app: Counter,
     failed_by_us: Counter,
     answered_in: latencies::LatencyCells,
     pub request_bytes: Counter,

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, SystemClock};
 use client::Client;
 use exchange::Framing;
+use history::Reach;
 use plan::{Plan, Reuse, Slot};
 use tally::{Fault, Tally};
 
@@ -137,7 +138,13 @@ impl Handle {
     /// To be called right before a swap to `version` is asked for. The swaps of a run must take effect in the
     /// order in which they are called.
     pub fn swap_called(&self, version: &str) -> SwapToken {
-        SwapToken(self.tally.swap_called(version, self.clock.now()))
+        SwapToken(self.tally.swap_called(version, Reach::All, self.clock.now()))
+    }
+
+    /// The same before the first step of a cutover in steps: from then on a client may get `version`, or what it got
+    /// before. That ends with a swap to either of them.
+    pub fn split_called(&self, version: &str) -> SwapToken {
+        SwapToken(self.tally.swap_called(version, Reach::Some, self.clock.now()))
     }
 
     /// To be called right after the answer that the swap has happened.

@@ -12,7 +12,7 @@
 //!    starts instances waits for the claim on the deployment.
 //! 3. The store says `running` until the gates were seen empty. A crash before that leaves a version that serves, one
 //!    after it what reconcile puts into standby.
-//! 4. A restart remembers no request, so a whole new time is due.
+//! 4. A restart remembers no request, so a whole new time is due; and so it is for what goes live.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -94,7 +94,9 @@ impl Engine {
 
     /// What was replaced rests by its timer: nobody is to ask for it.
     async fn may_idle(&self, deployment: &Deployment) -> Result<bool, Stop> {
-        Ok(self.should_run(deployment) && self.serves_something(deployment).await?)
+        Ok(self.should_run(deployment)
+            && self.serves_something(deployment).await?
+            && !self.stays_warm(deployment).await?)
     }
 
     /// Puts a deployment into standby, if nobody has asked for it by now. In its lane.
@@ -186,6 +188,13 @@ impl Idles {
             }
         }
         quiet.iter().filter(|(_, one)| one.time == Time::Unknown).map(|(id, _)| *id).collect()
+    }
+
+    /// It has just gone live: a whole new time is due, however long nobody asked for it before.
+    pub(super) fn begin_anew(&self, id: DeploymentId, now: Instant) {
+        if let Some(quiet) = self.lock().get_mut(&id) {
+            quiet.since = now;
+        }
     }
 
     fn set_time(&self, id: DeploymentId, time: Time) {

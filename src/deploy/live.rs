@@ -79,6 +79,8 @@ impl Engine {
         // Boxed because it is rare, and large.
         Box::pin(self.go_in_steps(operation, &deployment, cancel)).await.map_err(uncommitted)?;
         let turn = self.publisher.turn().await;
+        // Before it could be live, and be found to have been quiet for long.
+        self.idles.begin_anew(to, self.clock.now());
         let live = self.environment_of(&deployment).await.map_err(uncommitted)?.live;
         let asked = Asked::of(&self.publisher, live.into_iter().filter(|live| *live != to).chain([to]));
         let swapped = self.step(operation.id, steps::SWAP, self.swap(&turn, operation, &deployment)).await;
@@ -231,11 +233,11 @@ impl Engine {
         // What was rolled back goes on running until a promote decides, unless it had to be stopped.
         let is_stopped = self.publisher.has_handover(to);
         let rests = is_stopped || operation.kind != OperationKind::Rollback;
-        let retire = from.filter(|_| rests).map(|deployment| Timer {
-            deployment,
-            nonce: operation.id.to_string(),
-            state: DesiredState::Standby,
-            due: if is_stopped { at } else { at + to.settings.deploy.standby_after.0 },
+        let retire = from.filter(|_| rests).map(|deployment| {
+            let timer = self.by_itself(deployment, DesiredState::Standby, to.settings.deploy.standby_after);
+            // What is stopped already is in standby at once, and not spared.
+            let stopped = Timer { nonce: operation.id.to_string(), due: at, ..timer.clone() };
+            if is_stopped { stopped } else { timer }
         });
         let plan = SwapPlan {
             operation: operation.id,

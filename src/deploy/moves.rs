@@ -3,6 +3,8 @@
 //! Both move the live routes as a swap does. After a rollback the environment is `rolled_back`: deploys become ready
 //! and do not go live, until a promote says which version is to be live from now on.
 
+use std::cmp::Reverse;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,7 +14,7 @@ use super::{Caller, Denied, Gate, Orchestrator, PromoteRequest, RollbackRequest,
 use crate::ids::DeploymentId;
 use crate::store::{
     Deployment, DeploymentStatus, DesiredState, Environment, EnvironmentKind, Failure, Of, Operation,
-    OperationKind, Page, Timer,
+    OperationKind, Page,
 };
 
 /// Deployments that are looked through for the one to go back to.
@@ -217,6 +219,15 @@ impl Engine {
         environment: &Environment,
         live: DeploymentId,
     ) -> Result<Option<DeploymentId>, Denied> {
+        Ok(self.earlier(environment, live).await?.first().copied())
+    }
+
+    /// All of these, the newest first: each is where a rollback from the one before it goes.
+    pub(super) async fn earlier(
+        &self,
+        environment: &Environment,
+        live: DeploymentId,
+    ) -> Result<Vec<DeploymentId>, Denied> {
         let key = &(environment.app.clone(), environment.name.clone());
         let live = self.known(key, live).await?;
         let page = Page { offset: 0, limit: EARLIER_MAX };
@@ -226,7 +237,9 @@ impl Engine {
             let is_before = one.live_at.is_some() && one.live_at < live.live_at;
             is_before && (!environment.rolled_back || one.sequence < live.sequence) && can_serve(one)
         };
-        Ok(all.into_iter().filter(is_earlier).max_by_key(|one| one.live_at).map(|one| one.id))
+        let mut earlier: Vec<Deployment> = all.into_iter().filter(is_earlier).collect();
+        earlier.sort_by_key(|one| Reverse(one.live_at));
+        Ok(earlier.into_iter().map(|one| one.id).collect())
     }
 
     /// Whether nothing would lead to whatever is live.
@@ -257,12 +270,7 @@ impl Engine {
                 && !timers.iter().any(|timer| timer.deployment == one.id)
         };
         for one in all.into_iter().filter(is_left_over) {
-            let timer = Timer {
-                deployment: one.id,
-                nonce: operation.id.to_string(),
-                state: DesiredState::Standby,
-                due: self.clock.wall() + one.settings.deploy.standby_after.0,
-            };
+            let timer = self.by_itself(one.id, DesiredState::Standby, one.settings.deploy.standby_after);
             self.store.arm_timer(&timer).await?;
         }
         Ok(())

@@ -12,6 +12,7 @@
 //! 3. After a crash what was committed is what is served. The operation goes on from that share, for what is left of
 //!    its time; a crash before the first share is one before the cutover, and the operation is undone.
 //! 4. When an operation ends, its split has ended before.
+//! 5. That the last step was asked for is journaled, as a step of its own, before anybody is told so: a restart takes it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +28,6 @@ use super::engine::{Engine, Stop};
 use super::evidence::Figures;
 use super::executor::request_of;
 use super::live::json;
-use super::watching::refuse_worse;
 use super::{Denied, Orchestrator, steps};
 use crate::error::chain;
 use crate::fault;
@@ -47,8 +47,7 @@ pub(super) struct Steps {
     step_for: Option<Delay>,
 }
 
-/// Operations between two steps, each with whether somebody asked it to take the last one now. That is not journaled:
-/// after a restart it has to be asked again.
+/// Operations between two steps, each with whether somebody asked it to take the last one now.
 #[derive(Debug, Default)]
 pub(super) struct Hurries(Mutex<HashMap<OperationId, CancellationToken>>);
 
@@ -89,10 +88,16 @@ impl Orchestrator {
     /// # Errors
     /// If there is no such operation, it is not between two steps, or the store is away.
     pub async fn finish(&self, operation: OperationId) -> Result<(), Denied> {
-        if self.engine.store.operation(&operation).await?.is_none() {
+        let engine = &self.engine;
+        if engine.store.operation(&operation).await?.is_none() {
             return Err(Denied::OperationNotFound { operation });
         }
-        if self.engine.hurries.ask(operation) { Ok(()) } else { Err(Denied::NotInSteps { operation }) }
+        if !engine.hurries.is_begun(operation) {
+            return Err(Denied::NotInSteps { operation });
+        }
+        engine.store.begin_step(&operation, steps::FINISH.name, engine.clock.wall()).await?;
+        // It may have come to its last step, or back from all of them, in between.
+        if engine.hurries.ask(operation) { Ok(()) } else { Err(Denied::NotInSteps { operation }) }
     }
 }
 
@@ -102,6 +107,11 @@ impl Hurries {
         let asked = CancellationToken::new();
         self.lock().insert(operation, asked.clone());
         Hurry { all: self, operation, asked }
+    }
+
+    /// Whether the operation is between two steps.
+    fn is_begun(&self, operation: OperationId) -> bool {
+        self.lock().contains_key(&operation)
     }
 
     /// Whether there is such an operation.
@@ -150,7 +160,7 @@ impl Engine {
         let walked = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(Stop::Cancelled),
-            walked = self.step(operation.id, steps::SPLIT, self.walk(operation, deployment, &plan, begun, baseline)) => walked,
+            walked = self.step(operation.id, steps::SPLIT, self.walk(operation, (from, deployment), &plan, begun, baseline)) => walked,
         };
         if let Err(stop) = walked {
             self.unsplit(operation, deployment).await;
@@ -172,15 +182,18 @@ impl Engine {
     async fn walk(
         &self,
         operation: &Operation,
-        deployment: &Deployment,
+        (from, deployment): (DeploymentId, &Deployment),
         plan: &Steps,
         begun: Option<Split>,
         baseline: Option<Figures>,
     ) -> Result<((), String), Stop> {
-        let asked = Asked::of(&self.publisher, [deployment.id]);
+        let asked = Asked::of(&self.publisher, [from, deployment.id]);
         let rule = &deployment.settings.deploy.rollback_on;
         let at_least = begun.as_ref().map_or(0, |split| split.share);
         let hurry = self.hurries.begin(operation.id);
+        if self.was_asked_to_finish(operation).await? {
+            hurry.asked.cancel();
+        }
         for share in plan.shares().filter(|share| *share >= at_least) {
             let since = match &begun {
                 Some(split) if split.share == share => split.since,
@@ -188,18 +201,27 @@ impl Engine {
             };
             let passed = Duration::try_from(self.clock.wall().duration_since(since)).unwrap_or_default();
             let until = self.clock.now() + plan.lasting().saturating_sub(passed);
-            let worse = || refuse_worse(baseline.as_ref(), &asked.tally(deployment.id), rule);
+            let worse = || asked.refuse_worse(baseline.as_ref(), (Some(from), deployment.id), rule);
             tokio::select! {
                 biased;
                 () = hurry.asked.cancelled() => {
-                    worse()?;
-                    self.tell(operation.id, EventKind::Progress, "the last step was asked for").await;
+                    let finishing = async {
+                        worse()?;
+                        Ok(((), "the last step was asked for".to_owned()))
+                    };
+                    self.step(operation.id, steps::FINISH, finishing).await?;
                     break;
                 }
                 held = self.watch_until(deployment, until, true, &worse) => held?,
             }
         }
         Ok(((), format!("held: {}", Figures::of(&asked.tally(deployment.id)))))
+    }
+
+    /// Before a restart.
+    async fn was_asked_to_finish(&self, operation: &Operation) -> Result<bool, Stop> {
+        let steps = self.store.steps(&operation.id).await?;
+        Ok(steps.iter().any(|step| step.name == steps::FINISH.name))
     }
 
     /// Commits a share, and publishes it.

@@ -2,21 +2,24 @@
 //!
 //! ```text
 //! replaced ──standby_after──▶ standby ──archive_after──▶ archived (instances removed; it can be deployed again)
+//!     ▲            │              ▲             │
+//!     └ stays warm ┘              └ the way back ┘
 //! ```
 
 use tracing::{info, warn};
 
 use super::engine::{Engine, Stop};
 use super::instances::Afterwards;
+use super::warm::WARM_FOR;
 use super::{Denied, Orchestrator, ScheduleRequest};
 use crate::error::chain;
 use crate::ids::{DeploymentId, OperationId};
 use crate::settings::Delay;
 use crate::store::{Deployment, DeploymentStatus, DesiredState, Fired, Timer};
 
-/// What the nonces of timers begin with that nobody asked for: they spare the version that a rollback would go to.
-const RETENTION: &str = "retention-";
-/// Until such a version is looked at again.
+/// What the nonces of timers begin with that nobody asked for: they spare what is to stay warm, or to be kept.
+const BY_ITSELF: &str = "retention-";
+/// Until the version that a rollback would go to is looked at again, which is not archived.
 const SPARED_FOR: Delay = Delay::seconds(24 * 60 * 60);
 
 impl Orchestrator {
@@ -84,15 +87,15 @@ impl Engine {
 
     async fn try_to_fire(&self, timer: &Timer) -> Result<(), Stop> {
         let deployment = self.deployment(timer.deployment).await?;
-        if timer.nonce.starts_with(RETENTION) && self.is_way_back(&deployment).await? {
-            let later = self.retention(&deployment, timer.state, SPARED_FOR);
+        if let Some(spared_for) = self.spared(timer, &deployment).await? {
+            let later = self.by_itself(deployment.id, timer.state, spared_for);
             return Ok(self.store.arm_timer(&later).await?);
         }
         // It would make it run again.
         self.call_off_wake(deployment.id).await;
         let archive_after = deployment.settings.deploy.archive_after;
         let next = (timer.state == DesiredState::Standby && !archive_after.0.is_zero())
-            .then(|| self.retention(&deployment, DesiredState::Archived, archive_after));
+            .then(|| self.by_itself(deployment.id, DesiredState::Archived, archive_after));
         match self.store.fire_timer(timer, next.as_ref()).await? {
             Fired::Done => {}
             Fired::NotArmed => return Ok(()),
@@ -117,9 +120,22 @@ impl Engine {
         Ok(())
     }
 
-    fn retention(&self, deployment: &Deployment, state: DesiredState, after: Delay) -> Timer {
-        let nonce = format!("{RETENTION}{}", OperationId::generate());
-        Timer { deployment: deployment.id, nonce, state, due: self.clock.wall() + after.0 }
+    /// For how long a timer does nothing yet.
+    async fn spared(&self, timer: &Timer, deployment: &Deployment) -> Result<Option<Delay>, Stop> {
+        if !timer.nonce.starts_with(BY_ITSELF) {
+            return Ok(None);
+        }
+        Ok(match timer.state {
+            DesiredState::Running => None,
+            DesiredState::Standby => self.stays_warm(deployment).await?.then_some(WARM_FOR),
+            DesiredState::Archived => self.is_way_back(deployment).await?.then_some(SPARED_FOR),
+        })
+    }
+
+    /// A timer that nobody asked for.
+    pub(super) fn by_itself(&self, deployment: DeploymentId, state: DesiredState, after: Delay) -> Timer {
+        let nonce = format!("{BY_ITSELF}{}", OperationId::generate());
+        Timer { deployment, nonce, state, due: self.clock.wall() + after.0 }
     }
 
     /// Whether a rollback would go to the deployment.

@@ -37,6 +37,8 @@ steps! {
     GATE: "gate";
     /// Lead a growing share of the visitors there, before all.
     SPLIT: "split";
+    /// Take the last step before its time.
+    FINISH: "finish";
     /// Commit, publish, close the old gates.
     SWAP: "swap";
     /// Commit another number of instances, publish, close the gates of those that go.

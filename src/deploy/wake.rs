@@ -193,7 +193,7 @@ impl Engine {
             // A swap was faster.
             DesiredState::Running => {}
             DesiredState::Standby => {
-                let rest = self.rest_of(operation, &deployment).await?;
+                let rest = self.rest_of(&deployment).await?;
                 let woken = self.warm_up(operation, &deployment, rest, cancel).await;
                 if let Err(stop) = woken {
                     match stop {
@@ -290,16 +290,12 @@ impl Engine {
     }
 
     /// When a version goes to rest again that is neither a preview nor live: nobody else would see to it.
-    async fn rest_of(&self, operation: &Operation, deployment: &Deployment) -> Result<Option<Timer>, Stop> {
+    async fn rest_of(&self, deployment: &Deployment) -> Result<Option<Timer>, Stop> {
         if deployment.label.is_some() || self.environment_of(deployment).await?.live == Some(deployment.id) {
             return Ok(None);
         }
-        Ok(Some(Timer {
-            deployment: deployment.id,
-            nonce: operation.id.to_string(),
-            state: DesiredState::Standby,
-            due: self.clock.wall() + deployment.settings.deploy.standby_after.0,
-        }))
+        let after = deployment.settings.deploy.standby_after;
+        Ok(Some(self.by_itself(deployment.id, DesiredState::Standby, after)))
     }
 
     /// After a wake that failed: who waits is told, and so is who comes before the time for another try.

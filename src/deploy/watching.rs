@@ -7,13 +7,13 @@ use tracing::warn;
 use super::asked::Asked;
 use super::cutover::Cutover;
 use super::engine::{Engine, Stop};
-use super::evidence::{Evidence, Figures};
+use super::evidence::{Case, Evidence, Figures};
 use super::readiness::{Check, exited};
 use crate::error::chain;
+use crate::ids::DeploymentId;
 use crate::runtime::{Health, InstanceState};
 use crate::settings::RollbackOn;
 use crate::store::{Deployment, DesiredState, Failure, Operation, OperationKind};
-use crate::telemetry::Tally;
 
 /// Between two looks at a new version that was just made live.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -40,7 +40,7 @@ impl Engine {
         let is_judged = operation.kind != OperationKind::Rollback;
         let baseline = cutover.baseline.as_ref().filter(|_| is_judged);
         let rule = &deployment.settings.deploy.rollback_on;
-        let worse = || refuse_worse(baseline, &asked.tally(deployment.id), rule);
+        let worse = || asked.refuse_worse(baseline, (cutover.from, deployment.id), rule);
         self.watch_until(deployment, deadline, !cutover.hosts.is_empty(), worse).await?;
         Ok(((), String::new()))
     }
@@ -144,10 +144,17 @@ impl Engine {
     }
 }
 
-/// Ends a watch where what clients got speaks against the new version.
-pub(super) fn refuse_worse(baseline: Option<&Figures>, new: &Tally, rule: &RollbackOn) -> Result<(), Stop> {
-    match baseline.and_then(|old| Evidence::against(old, new, rule)) {
-        Some(failure) => Err(Stop::Failed(failure)),
-        None => Ok(()),
+impl Asked {
+    /// Ends a watch where what clients got speaks against the new version of both.
+    pub(super) fn refuse_worse(
+        &self,
+        baseline: Option<&Figures>,
+        (old, new): (Option<DeploymentId>, DeploymentId),
+        rule: &RollbackOn,
+    ) -> Result<(), Stop> {
+        let Some(before) = baseline else { return Ok(()) };
+        let meanwhile = old.map(|old| self.tally(old)).unwrap_or_default();
+        let case = Case { before, meanwhile: &meanwhile, new: &self.tally(new) };
+        Evidence::against(case, rule).map_or(Ok(()), |failure| Err(Stop::Failed(failure)))
     }
 }

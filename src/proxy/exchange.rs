@@ -223,7 +223,7 @@ impl Exchange {
             End::Own("drain_cut") => Some(FailedBy::Us),
             // Ended from outside in the middle of the response.
             End::Open if self.responded.is_some() => match self.client.activity.abort() {
-                Some(Abort::ResponseIdle) => Some(FailedBy::App),
+                Some(Abort::ResponseIdle) => Some(FailedBy::AppTooLate),
                 Some(Abort::Cut | Abort::Shutdown) => Some(FailedBy::Us),
                 Some(
                     Abort::Idle
@@ -243,11 +243,11 @@ impl Exchange {
         if !self.status.is_server_error() {
             return None;
         }
-        let by_app =
-            ["connect_failed", "connect_timeout", "upstream_malformed", "upstream_reset", "upstream_timeout"];
         Some(match self.end {
-            End::Own(code) if !by_app.contains(&code) => FailedBy::Us,
-            End::Own(_) | End::Open | End::Complete | End::Truncated => FailedBy::App,
+            End::Own("connect_failed" | "upstream_malformed" | "upstream_reset") => FailedBy::App,
+            End::Own("connect_timeout" | "upstream_timeout") => FailedBy::AppTooLate,
+            End::Own(_) => FailedBy::Us,
+            End::Open | End::Complete | End::Truncated => FailedBy::App,
         })
     }
 

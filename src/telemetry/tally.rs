@@ -11,7 +11,9 @@ pub struct Tally {
     /// Of those, what the application failed: it answered 5xx, malformed, too late or not at all, could not be
     /// connected to, or ended in the middle of a response.
     pub failed_by_app: u64,
-    /// Of those, what Lockgate failed: nothing could serve it, its drain deadline cut it, or the proxy ended.
+    /// Of those, for want of an answer in time.
+    pub late_by_app: u64,
+    /// Of the requests, what Lockgate failed: nothing could serve it, its drain deadline cut it, or the proxy ended.
     pub failed_by_us: u64,
     /// Of those that the application answered whole and without a failure: how long it took to the head of its
     /// response. Streams are left out.
@@ -22,6 +24,8 @@ pub struct Tally {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailedBy {
     App,
+    /// It is slow, or the machine is.
+    AppTooLate,
     Us,
 }
 
@@ -38,6 +42,7 @@ impl Tally {
         Self {
             requests: self.requests.saturating_sub(before.requests),
             failed_by_app: self.failed_by_app.saturating_sub(before.failed_by_app),
+            late_by_app: self.late_by_app.saturating_sub(before.late_by_app),
             failed_by_us: self.failed_by_us.saturating_sub(before.failed_by_us),
             answered_in: self.answered_in.since(&before.answered_in),
         }
@@ -58,6 +63,7 @@ impl BackendStats {
         for cells in &self.workers {
             sum.requests += cells.ended();
             sum.failed_by_app += cells.failed_by_app.get();
+            sum.late_by_app += cells.late_by_app.get();
             sum.failed_by_us += cells.failed_by_us.get();
             cells.answered_in.add_to(&mut sum.answered_in);
         }
@@ -79,6 +85,10 @@ impl BackendCells {
     pub fn fail(&self, by: FailedBy) {
         match by {
             FailedBy::App => self.failed_by_app.add(1),
+            FailedBy::AppTooLate => {
+                self.failed_by_app.add(1);
+                self.late_by_app.add(1);
+            }
             FailedBy::Us => self.failed_by_us.add(1),
         }
     }
@@ -101,8 +111,10 @@ mod tests {
         let before = stats.tally();
         count(0, FailedBy::Us);
         count(1, FailedBy::App);
+        count(1, FailedBy::AppTooLate);
         stats.of(1).respond(&Method::GET, StatusCode::OK, Version::HTTP_11);
-        let expected = Tally { requests: 3, failed_by_app: 1, failed_by_us: 1, ..Tally::default() };
+        let expected =
+            Tally { requests: 4, failed_by_app: 2, late_by_app: 1, failed_by_us: 1, ..Tally::default() };
         assert_eq!(stats.tally().since(&before), expected);
     }
 }

@@ -8,6 +8,9 @@
 //! - R2: every swap with `r < s` was published before, or is, the one that published `v`.
 //! - R3: of two requests with `e₁ < s₂`, the second saw the same swap as the first, or a later one.
 //!
+//! A cutover in steps is a swap that leaves some clients what they had: from its first step on both versions are right,
+//! for each request anew, until the swap of its last step, or the one back.
+//!
 //! Together they are linearizability of that register. Versions recur (A, B, then A again), so an answer tells
 //! not which swap it saw but which ones it may have seen: those of its version in the window that R1 and R2
 //! leave. R3 asks whether one of them can be chosen for each answer so that the order holds. The rule only ever
@@ -28,6 +31,15 @@ pub(super) struct Swap {
     pub(super) called: Duration,
     /// `None`: no answer yet; it may have happened, or may happen at any time.
     pub(super) answered: Option<Duration>,
+    pub(super) reach: Reach,
+}
+
+/// Who gets the version of a swap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    All,
+    /// The others get what they got before.
+    Some,
 }
 
 /// One answer that told its version.
@@ -95,8 +107,8 @@ pub(super) fn check(swaps: &[Swap], reads: &[Read]) -> Vec<Violation> {
 
 /// The swaps numbered from one; zero is what was live before them.
 struct Serials {
-    /// `None`: nothing is known of it, so it may be any version.
-    versions: Vec<Option<Version>>,
+    /// Those that are right. `None`: nothing is known of it, so it may be any version.
+    versions: Vec<Option<Vec<Version>>>,
     called: Vec<Duration>,
     /// Answer times in rising order, each with the highest serial answered by then.
     answered: Vec<(Duration, usize)>,
@@ -106,8 +118,14 @@ impl Serials {
     fn new(swaps: &[Swap], reads: &[Read]) -> Self {
         let first_call = swaps.first().map_or(Duration::MAX, |swap| swap.called);
         let before = reads.iter().filter(|read| read.seen < first_call).min_by_key(|read| read.seen);
-        let mut versions = vec![before.map(|read| read.version)];
-        versions.extend(swaps.iter().map(|swap| Some(swap.version)));
+        let mut versions = vec![before.map(|read| vec![read.version])];
+        for swap in swaps {
+            let kept = match swap.reach {
+                Reach::All => Some(Vec::new()),
+                Reach::Some => versions.last().cloned().flatten(),
+            };
+            versions.push(kept.map(|kept| [kept, vec![swap.version]].concat()));
+        }
 
         let mut answered: Vec<(Duration, usize)> = (1..)
             .zip(swaps)
@@ -123,7 +141,7 @@ impl Serials {
     }
 
     fn is(&self, serial: usize, version: Version) -> bool {
-        self.versions[serial].is_none_or(|known| known == version)
+        self.versions[serial].as_ref().is_none_or(|known| known.contains(&version))
     }
 
     fn last_answered_before(&self, sent: Duration) -> usize {

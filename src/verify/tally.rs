@@ -8,7 +8,7 @@ use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
 use super::exchange::{INSTANCE, Record, VERSION, submission_id};
-use super::history::{self, Read, Swap, Violation};
+use super::history::{self, Reach, Read, Swap, Violation};
 use super::plan::{Kind, Slot};
 use super::verdict::{Class, Counts, Evidence, Latency, Verdict};
 
@@ -179,10 +179,10 @@ impl Tally {
         state.submissions_checked = complete.then_some(submissions.len() as u64);
     }
 
-    pub(super) fn swap_called(&self, version: &str, called: Instant) -> usize {
+    pub(super) fn swap_called(&self, version: &str, reach: Reach, called: Instant) -> usize {
         let mut state = self.lock();
         let version = state.version(version);
-        state.swaps.push(Some(Swap { version, called: called - self.epoch, answered: None }));
+        state.swaps.push(Some(Swap { version, called: called - self.epoch, answered: None, reach }));
         state.swaps.len() - 1
     }
 

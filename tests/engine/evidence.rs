@@ -64,17 +64,31 @@ async fn an_app_that_always_failed_is_deployed_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_few_requests_on_either_side_judge_nothing() {
+async fn a_few_requests_on_either_side_judge_nothing_where_not_nearly_all_fail() {
     for (old, new) in [(ENOUGH, ENOUGH - 1), (ENOUGH - 1, ENOUGH)] {
         let (bed, plane) = watched().await;
         bed.deploy_held(&["serve", "1"]).await;
         plane.get_often(old).await;
-        let mut second = bed.live_and_watched(&["errs", "1", "2"]).await;
+        let mut second = bed.live_and_watched(&["errs", "2", "2"]).await;
         plane.get_often(new).await;
         let operation = bed.held(&mut second).await;
         assert_eq!(operation.state, OperationState::Succeeded, "{operation:?}");
         plane.shutdown().await;
     }
+}
+
+#[tokio::test]
+async fn a_version_that_fails_all_of_its_few_requests_gives_the_traffic_back() {
+    let (bed, plane) = watched().await;
+    let (first, _) = bed.deploy_held(&["serve", "1"]).await;
+    plane.get_often(20).await;
+    let mut second = bed.live_and_watched(&["errs", "1", "2"]).await;
+    plane.get_often(10).await;
+    let operation = bed.ended(&mut second).await;
+    let failure = operation.failure.as_ref().unwrap();
+    assert_eq!((operation.state, failure.code.as_str()), (OperationState::RolledBack, "error_rate"));
+    assert_eq!(bed.serves(HOST), Ok(first.to_string()));
+    plane.shutdown().await;
 }
 
 #[tokio::test]

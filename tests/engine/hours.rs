@@ -17,6 +17,8 @@ impl Bed {
     async fn with_hours(schedule: Vec<HoursSettings>) -> Self {
         Self::with(|settings| {
             settings.idle_after = Some(Delay::default());
+            // What its hours put into standby goes all the same.
+            settings.min_warm = 3;
             settings.deploy.health_timeout = Delay::seconds(100 * 24 * 3600);
             settings.schedule = schedule;
         })

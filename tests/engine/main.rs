@@ -37,6 +37,7 @@ mod submissions;
 mod swaps;
 mod volumes;
 mod wake;
+mod warm;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,11 +1,12 @@
 //! Random orders of everything that moves versions, with leaps of time and restarts in between, against a model of
-//! what an operator expects. `LOCKGATE_SEED` repeats a run, `LOCKGATE_MODEL_STEPS` sets its length.
+//! what an operator expects. `LOCKGATE_SEED` repeats a run, `LOCKGATE_MODEL_STEPS` sets its length. With an even seed
+//! production scales to zero.
 
 use std::collections::BTreeMap;
 
 use lockgate::clock::{SystemClock, Timestamp};
 use lockgate::deploy::ScheduledState;
-use lockgate::settings::DeploySettings;
+use lockgate::settings::{DeploySettings, Percent};
 
 use super::*;
 
@@ -15,6 +16,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Between what the model and the engine take for the time at which something was armed.
 const NEAR: Duration = Duration::from_secs(50);
+/// After which previews, and what is live where it scales to zero, rest.
+const IDLE: Duration = Duration::from_secs(5 * 60);
+/// After which what stays warm is looked at again.
+const WARM: Duration = Duration::from_secs(5 * 60);
 
 /// What an operator would write down.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +30,8 @@ struct Model {
     /// Counts the cutovers.
     cutovers: usize,
     labels: BTreeMap<&'static str, (usize, Timestamp)>,
+    scales_to_zero: bool,
+    min_warm: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -36,14 +43,16 @@ struct Version {
     live_at: Option<usize>,
     is_labelled: bool,
     timer: Option<Due>,
+    /// Since when nobody asked for it: from its beginning, its last request, its cutover, or the last restart.
+    quiet_since: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Due {
     state: DesiredState,
     at: Timestamp,
-    /// Not asked for by anybody: it spares the way back.
-    is_retention: bool,
+    /// Not asked for by anybody: it spares the way back, and what stays warm.
+    is_by_itself: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +60,7 @@ enum Act {
     Deploy,
     DeployBroken,
     DeployBeside,
+    DeployInSteps(Ending),
     Preview(&'static str, u64),
     Swap(usize),
     Rollback,
@@ -58,8 +68,18 @@ enum Act {
     Promote(usize),
     Schedule(usize, ScheduledState, u64),
     Clear(usize),
+    /// Of what is live, or of a label.
+    Request(Option<&'static str>),
+    SetWarm(usize),
     Leap(u64),
     Restart,
+}
+
+/// How a cutover goes on from its first step.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Finish,
+    Cancel,
 }
 
 /// splitmix64
@@ -79,8 +99,12 @@ impl Random {
         let near = self.below(versions.min(5));
         let one = versions - 1 - near;
         let minutes = [1, 20, 45, 600][self.below(4)];
-        match self.below(22) {
+        match self.below(27) {
             0..=3 => Act::Deploy,
+            22 => Act::DeployInSteps([Ending::Finish, Ending::Cancel][self.below(2)]),
+            23..=24 => Act::Request(None),
+            25 => Act::Request(Some(LABELS[self.below(LABELS.len())])),
+            26 => Act::SetWarm(self.below(4)),
             4 => Act::DeployBroken,
             5 => Act::DeployBeside,
             6..=7 => Act::Preview(LABELS[self.below(LABELS.len())], minutes),
@@ -105,28 +129,56 @@ impl Model {
 
     /// Where a rollback goes.
     fn way_back(&self) -> Option<usize> {
-        let live = self.live?;
+        self.ways_back().first().copied()
+    }
+
+    /// Where rollbacks go, one after the other.
+    fn ways_back(&self) -> Vec<usize> {
+        let Some(live) = self.live else { return Vec::new() };
         let until = self.versions[live].live_at;
         let is_earlier = |version: &usize| {
             let at = self.versions[*version].live_at;
             let is_further_back = !self.is_rolled_back || *version < live;
             self.can_serve(*version) && at.is_some() && at < until && is_further_back
         };
-        (0..self.versions.len()).filter(is_earlier).max_by_key(|version| self.versions[*version].live_at)
+        let mut earlier: Vec<_> = (0..self.versions.len()).filter(is_earlier).collect();
+        earlier.sort_by_key(|version| std::cmp::Reverse(self.versions[*version].live_at));
+        earlier
     }
 
-    fn add(&mut self, id: DeploymentId, status: DeploymentStatus, is_labelled: bool) -> usize {
+    fn stays_warm(&self, version: usize) -> bool {
+        let of_earlier = self.min_warm.saturating_sub(1);
+        !self.versions[version].is_labelled
+            && self.min_warm > 0
+            && (self.live == Some(version)
+                || self.ways_back().iter().take(of_earlier).any(|one| *one == version))
+    }
+
+    fn rests_when_idle(&self, version: usize) -> bool {
+        let is_live = self.live == Some(version);
+        self.versions[version].is_labelled || (is_live && self.scales_to_zero && !self.stays_warm(version))
+    }
+
+    fn add(
+        &mut self,
+        id: DeploymentId,
+        status: DeploymentStatus,
+        is_labelled: bool,
+        now: Timestamp,
+    ) -> usize {
         let state =
             if status == DeploymentStatus::Ready { DesiredState::Running } else { DesiredState::Archived };
-        self.versions.push(Version { id, status, state, live_at: None, is_labelled, timer: None });
+        let version =
+            Version { id, status, state, live_at: None, is_labelled, timer: None, quiet_since: now };
+        self.versions.push(version);
         self.versions.len() - 1
     }
 
     /// The live routes lead to `version` from now on.
-    fn cut_over(&mut self, version: usize, old_sleeps_at: Option<Timestamp>) {
+    fn cut_over(&mut self, version: usize, now: Timestamp, old_sleeps_at: Option<Timestamp>) {
         let before = self.live.replace(version).filter(|before| *before != version);
         if let (Some(before), Some(at)) = (before, old_sleeps_at) {
-            let due = Due { state: DesiredState::Standby, at, is_retention: false };
+            let due = Due { state: DesiredState::Standby, at, is_by_itself: true };
             self.versions[before].timer = Some(due);
         }
         self.cutovers += 1;
@@ -134,6 +186,7 @@ impl Model {
         version.live_at = Some(self.cutovers);
         version.state = DesiredState::Running;
         version.timer = None;
+        version.quiet_since = now;
     }
 
     /// After a promote: what ran on because of a rollback sleeps.
@@ -144,7 +197,7 @@ impl Model {
                 && version.state == DesiredState::Running
                 && version.timer.is_none();
             if is_left_over {
-                version.timer = Some(Due { state: DesiredState::Standby, at, is_retention: false });
+                version.timer = Some(Due { state: DesiredState::Standby, at, is_by_itself: true });
             }
         }
     }
@@ -161,17 +214,27 @@ impl Model {
         });
         let way_back = self.way_back();
         for index in 0..self.versions.len() {
-            let Some(due) = self.versions[index].timer.filter(|due| due.at <= now) else { continue };
+            let rests = self.rests_when_idle(index);
             let version = &mut self.versions[index];
-            if due.is_retention && way_back == Some(index) {
-                version.timer = Some(Due { at: now + DAY, ..due });
+            if rests && version.state == DesiredState::Running && now >= version.quiet_since + IDLE {
+                version.state = DesiredState::Standby;
+            }
+            let Some(due) = version.timer.filter(|due| due.at <= now) else { continue };
+            let spared_for = match due.state {
+                DesiredState::Standby => self.stays_warm(index).then_some(WARM),
+                DesiredState::Archived => (way_back == Some(index)).then_some(DAY),
+                DesiredState::Running => None,
+            };
+            let version = &mut self.versions[index];
+            if let Some(spared_for) = spared_for.filter(|_| due.is_by_itself) {
+                version.timer = Some(Due { at: now + spared_for, ..due });
                 continue;
             }
             version.state = due.state;
             version.timer = (due.state == DesiredState::Standby).then(|| Due {
                 state: DesiredState::Archived,
                 at: now + settings.archive_after.0,
-                is_retention: true,
+                is_by_itself: true,
             });
         }
     }
@@ -223,18 +286,19 @@ impl Run {
                 let goes_live = matches!(act, Act::Deploy);
                 let request = DeployRequest { cutover: goes_live, ..self.command("serve") };
                 let (id, state) = self.deploy(request).await;
-                let version = self.model.add(id, DeploymentStatus::Ready, false);
+                let version = self.model.add(id, DeploymentStatus::Ready, false, now);
                 if goes_live && !self.model.is_rolled_back {
-                    self.model.cut_over(version, Some(sleeps_at));
+                    self.model.cut_over(version, now, Some(sleeps_at));
                 }
                 (true, state == OperationState::Succeeded)
             }
             Act::DeployBroken => {
                 let request = self.command("exit");
                 let (id, state) = self.deploy(request).await;
-                self.model.add(id, DeploymentStatus::Failed, false);
+                self.model.add(id, DeploymentStatus::Failed, false, now);
                 (false, state == OperationState::Succeeded)
             }
+            Act::DeployInSteps(ending) => self.in_steps(ending, now, sleeps_at).await,
             Act::Preview(label, minutes) => {
                 let ttl = Duration::from_secs(minutes * 60);
                 let request = DeployRequest {
@@ -243,7 +307,7 @@ impl Run {
                     ..self.command("serve")
                 };
                 let (id, state) = self.deploy(request).await;
-                let version = self.model.add(id, DeploymentStatus::Ready, true);
+                let version = self.model.add(id, DeploymentStatus::Ready, true, now);
                 if let Some((before, _)) = self.model.labels.insert(label, (version, now + ttl)) {
                     self.model.versions[before].state = DesiredState::Archived;
                     self.model.versions[before].timer = None;
@@ -257,7 +321,7 @@ impl Run {
                 let swapped = self.bed().swap(self.model.versions[version].id).await;
                 let swapped = self.run(swapped).await;
                 if is_taken {
-                    self.model.cut_over(version, Some(sleeps_at));
+                    self.model.cut_over(version, now, Some(sleeps_at));
                 }
                 (is_taken, swapped.is_some_and(|(_, state)| state == OperationState::Succeeded))
             }
@@ -283,7 +347,7 @@ impl Run {
                 let promoted = self.run(promoted).await;
                 if is_taken {
                     if !is_live {
-                        self.model.cut_over(version, Some(sleeps_at));
+                        self.model.cut_over(version, now, Some(sleeps_at));
                     }
                     self.model.is_rolled_back = false;
                     self.model.let_rest(sleeps_at);
@@ -296,7 +360,7 @@ impl Run {
                 let taken = self.bed().schedule(self.model.versions[version].id, state, delay).await;
                 if is_taken {
                     let state = state.into();
-                    let due = Due { state, at: now + delay.0, is_retention: false };
+                    let due = Due { state, at: now + delay.0, is_by_itself: false };
                     self.model.versions[version].timer = Some(due);
                 }
                 (is_taken, taken.is_ok())
@@ -306,22 +370,85 @@ impl Run {
                 self.model.versions[version].timer = None;
                 (true, cleared.is_ok())
             }
+            Act::Request(label) => {
+                let asked = label.map_or(self.model.live, |label| Some(self.model.labels.get(label)?.0));
+                let Some(asked) = asked.filter(|asked| self.model.can_serve(*asked)) else {
+                    return (true, true);
+                };
+                let host = label.map_or_else(|| HOST.to_owned(), |label| format!("{label}.{HOST}"));
+                let served = self.bed().serve(&host).await;
+                let version = &mut self.model.versions[asked];
+                (version.state, version.quiet_since) = (DesiredState::Running, now);
+                (true, served == version.id.to_string())
+            }
+            Act::SetWarm(count) => {
+                let mut app = self.bed().store.app(&app()).await.unwrap().unwrap();
+                app.settings.min_warm = u16::try_from(count).unwrap();
+                self.model.min_warm = count;
+                (true, self.bed().engine.put_apps(&[app]).await.is_ok())
+            }
             Act::Leap(minutes) => {
                 bed_clock.leap(Duration::from_secs(minutes * 60));
                 self.model.arrive(bed_clock.wall(), &self.settings);
                 (true, true)
             }
             Act::Restart => {
-                self.bed = Some(self.bed.take().unwrap().restart_at(bed_clock).await);
+                self.restart().await;
                 (true, true)
             }
+        }
+    }
+
+    async fn restart(&mut self) {
+        let clock = self.bed().clock.clone();
+        let now = clock.wall();
+        self.bed = Some(self.bed.take().unwrap().restart_at(clock).await);
+        self.model.versions.iter_mut().for_each(|version| version.quiet_since = now);
+    }
+
+    /// Deploys in two steps. There are none where nothing serves meanwhile, or deploys do not go live.
+    async fn in_steps(&mut self, ending: Ending, now: Timestamp, sleeps_at: Timestamp) -> (bool, bool) {
+        let live = self.model.live.map(|live| self.model.versions[live].state);
+        let has_steps = live == Some(DesiredState::Running) && !self.model.is_rolled_back;
+        let steps = vec![Percent::of(50), Percent::of(100)];
+        let request = DeployRequest { steps, step_for: Some(LONG), ..self.command("serve") };
+        let submitted = self.bed().try_submit(request).await.unwrap();
+        let (operation, id) = (submitted.operation, submitted.deployment.unwrap());
+        if has_steps {
+            eventually("it is in its first step", async || self.bed().production().await.split.is_some())
+                .await;
+            match ending {
+                Ending::Cancel => drop(self.bed().engine.cancel(operation).await.unwrap()),
+                Ending::Finish => {
+                    let finish = async || self.bed().engine.finish(operation).await.is_ok();
+                    eventually("it can be finished", finish).await;
+                }
+            }
+        }
+        let ended = async || self.bed().store.operation(&operation).await.unwrap().unwrap().state;
+        eventually("it has ended", async || ended().await.is_end()).await;
+        let state = ended().await;
+        let is_cancelled = has_steps && matches!(ending, Ending::Cancel);
+        let status = if is_cancelled { DeploymentStatus::Cancelled } else { DeploymentStatus::Ready };
+        let version = self.model.add(id, status, false, now);
+        if !is_cancelled && !self.model.is_rolled_back {
+            self.model.cut_over(version, now, Some(sleeps_at));
+        }
+        (!is_cancelled, state == OperationState::Succeeded)
+    }
+
+    /// Has the engine look at who was asked for, as of now: it looks once a second.
+    async fn is_seen(&self) {
+        for _ in 0..2 {
+            self.bed().clock.leap(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }
 
     async fn rolled_back(&mut self, target: Option<usize>, moved: Result<Submitted, Denied>) -> (bool, bool) {
         let moved = self.run(moved).await;
         if let Some(target) = target {
-            self.model.cut_over(target, None);
+            self.model.cut_over(target, self.bed().clock.wall(), None);
             self.model.is_rolled_back = true;
         }
         (target.is_some(), moved.is_some_and(|(_, state)| state == OperationState::Succeeded))
@@ -416,21 +543,24 @@ async fn whatever_is_asked_in_whatever_order_all_is_as_the_model_says() {
     println!("seed {seed}, {steps} steps");
     // Months go by, and the model forgets nothing.
     let options = Options { history_keep: Delay::seconds(0), ..Options::default() };
+    let scales_to_zero = seed.is_multiple_of(2);
     let bed = Bed::with_options(options, |settings| {
         settings.deploy.watch = Delay::seconds(0);
-        // The model knows nothing of requests, and so of nobody who rests for want of them.
-        settings.idle_after = Some(Delay::seconds(0));
+        settings.idle_after = Some(Delay(IDLE));
+        settings.scale_to_zero = scales_to_zero;
     })
     .await;
     bed.clock.stop();
     let settings = bed.store.app(&app()).await.unwrap().unwrap().settings.deploy;
-    let mut run = Run { bed: Some(bed), model: Model::default(), settings, made: 0 };
+    let model = Model { scales_to_zero, ..Model::default() };
+    let mut run = Run { bed: Some(bed), model, settings, made: 0 };
     let mut random = Random(seed);
     let mut history = vec![Act::Deploy];
     for step in 0..steps {
         let act = history[usize::try_from(step).unwrap()];
         let (expected, is) = run.act(act).await;
         assert_eq!(is, expected, "whether it succeeds: {act:?} after {step} acts\n{:?}", run.model);
+        run.is_seen().await;
         run.agrees(&history).await;
         history.push(random.act(run.model.versions.len()));
     }

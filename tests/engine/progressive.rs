@@ -111,6 +111,24 @@ async fn a_version_that_fails_in_a_step_leaves_everybody_with_the_one_before() {
 }
 
 #[tokio::test]
+async fn a_version_is_not_given_up_in_a_step_for_what_the_one_before_fails_as_well() {
+    let mut stepping = Stepping::to(&["errs", "1", "2"], &[50, 100]).await;
+    let old = stepping.bed.backend(HOST).unwrap().targets[0].id;
+    // Something that both need is away.
+    stepping.bed.runtime.set_sick(old, true);
+    for _ in 0..5 {
+        stepping.version_at(99).await;
+    }
+    for _ in 0..20 {
+        stepping.version_at(0).await;
+    }
+    stepping.bed.clock.leap(STEP);
+    within(stepping.two.reached(Progress::CutOver)).await;
+    assert_eq!(stepping.versions_at([0, 50, 99]).await, ["2", "2", "2"]);
+    stepping.plane.shutdown().await;
+}
+
+#[tokio::test]
 async fn an_instance_that_ends_in_a_step_leaves_everybody_with_the_version_before() {
     let mut stepping = Stepping::to(&["serve", "2"], &[50, 100]).await;
     stepping.bed.runtime.end(stepping.bed.runtime.of(stepping.two.deployment.unwrap())[0]);
@@ -199,6 +217,8 @@ async fn one_that_is_to_finish_takes_its_last_step_at_once_and_others_say_that_t
     assert_eq!(stepping.bed.production().await.split, None);
     let operation = stepping.bed.ended(&mut stepping.two).await;
     assert_eq!(operation.state, OperationState::Succeeded, "{operation:?}");
+    let steps = stepping.bed.store.steps(&operation.id).await.unwrap();
+    assert!(steps.iter().any(|step| step.name == "finish" && step.ended_at.is_some()), "{steps:?}");
     let denied = stepping.bed.engine.finish(stepping.two.operation).await.unwrap_err();
     assert!(matches!(denied, Denied::NotInSteps { .. }), "{denied:?}");
     let nobody = lockgate::ids::OperationId::generate();

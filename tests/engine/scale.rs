@@ -84,6 +84,47 @@ async fn an_instance_that_is_let_go_is_stopped_after_its_last_request_and_remove
     assert_eq!(bed.store.instances(None).await.unwrap().len(), 1);
 }
 
+/// Fixed fault: a look at what runs, between the decision and the publish, published without the instance that goes, and
+/// then nobody closed its gate or waited for what it served. An instance that is being replaced makes the scaling wait there.
+#[tokio::test]
+async fn what_looks_while_an_instance_is_let_go_does_not_have_it_stopped_under_its_requests() {
+    let bed = Bed::with(|settings| {
+        settings.replicas = Replicas::new(3).unwrap();
+        settings.deploy.drain_timeout = Delay::seconds(24 * 3600);
+    })
+    .await;
+    bed.deploy(&["serve", "1"]).await;
+    let [ill, goes, stays] = bed.backend(HOST).unwrap().targets.to_vec().try_into().unwrap();
+    let replaced = ill.gate.enter(0).unwrap();
+    bed.runtime.set_sick(ill.id, true);
+    eventually("it is out of rotation", async || {
+        bed.clock.leap(Duration::from_millis(500));
+        ill.gate.is_closed()
+    })
+    .await;
+    let held = goes.gate.enter(0).unwrap();
+    let busy = [stays.gate.enter(0).unwrap(), stays.gate.enter(0).unwrap()];
+    let mut scaling = bed.scale(1).await;
+    eventually("a look publishes without it", async || {
+        bed.runtime.hint(stays.id);
+        bed.rotation() == [stays.id]
+    })
+    .await;
+    assert!(!goes.gate.is_closed(), "the scaling did not wait");
+    drop(replaced);
+    within(scaling.reached(Progress::CutOver)).await;
+    assert!(goes.gate.is_closed(), "it may still be entered");
+    bed.looked().await;
+    assert!(!bed.runtime.told().contains(&Told::Stop(goes.id)), "stopped under a request");
+    drop(held);
+    let operation = bed.ended(&mut scaling).await;
+    let told = receipt(&operation);
+    assert_eq!((told.before, told.in_flight.requests, told.drained.requests), (3, 1, 1), "{operation:?}");
+    assert!(bed.runtime.told().contains(&Told::Stop(goes.id)));
+    assert_eq!((bed.rotation(), bed.runtime.known()), (vec![stays.id], 1));
+    drop(busy);
+}
+
 #[tokio::test]
 async fn the_one_that_serves_worst_goes_first() {
     let bed = Bed::with(|settings| settings.replicas = Replicas::new(3).unwrap()).await;

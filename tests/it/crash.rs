@@ -28,11 +28,13 @@ const DOCKER_POINTS: &[&str] = &["runtime.docker.created"];
 const STOP_POINTS: &[&str] = &["instance.stop.intended", "instance.stopped"];
 
 fn points() -> Vec<&'static str> {
-    // A release command has its own matrix in `release`, a scaling in `scale`, an enable in `access`, a handover in `hold`.
+    // A release command has its own matrix in `release`, a scaling in `scale`, an enable in `access`, a handover in `hold`,
+    // a cutover in steps in `crash_steps`.
     let not_in_a_deploy = [
         steps::WAKE,
         steps::TAKE_BACK,
         steps::SPLIT,
+        steps::FINISH,
         steps::RELEASE,
         steps::SCALE,
         steps::ENABLE,
@@ -279,84 +281,6 @@ async fn killed_while_a_version_that_did_not_hold_is_taken_back() {
         let ended = &lockgate.operations().await[0];
         assert_eq!(ended.state, OperationState::RolledBack, "{point}: {ended:?}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_or_failing_in_a_step_of_a_cutover_it_goes_on_or_undoes() {
-    let of_step = [steps::SPLIT.begun, steps::SPLIT.acted, steps::SPLIT.recorded];
-    for point in of_step.into_iter().chain(["split.committed", "split.published"]) {
-        for action in ["kill", "error"] {
-            let mut lockgate = Lockgate::start(&format!("{point}={action}@1")).await;
-            lockgate.deploy("one").await.unwrap();
-            let answered = lockgate.deploy_with(&in_steps("1s"), "end").await;
-            if action == "kill" {
-                eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
-                lockgate.spawn("").await;
-            }
-            check(&lockgate, point).await;
-            let ended = &lockgate.operations().await[0];
-            // Once a share was committed a restart goes on with it; an error in a step takes the step back.
-            let goes_on = action == "kill" && point != steps::SPLIT.begun;
-            let expected = if goes_on { "two" } else { "one" };
-            assert_eq!(lockgate.version(HOST).await.as_deref(), Ok(expected), "{point}={action}: {ended:?}");
-            assert_eq!(ended.state.is_success(), goes_on, "{point}={action}: {ended:?}");
-            assert!(answered.is_err());
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_in_a_step_it_serves_both_versions_again_and_can_still_be_cancelled() {
-    let mut lockgate = Lockgate::start("").await;
-    lockgate.deploy("one").await.unwrap();
-    let operation = lockgate.deploy_with(&in_steps("1h"), "false").await.unwrap().id;
-    let at = async |lockgate: &Lockgate, place: u8| {
-        lockgate.version_with(&format!("Cookie: __lockgate_split={operation}.{place}")).await
-    };
-    eventually("a share gets it", async || at(&lockgate, 0).await.as_deref() == Ok("two")).await;
-    lockgate.kill();
-    lockgate.spawn("").await;
-    assert_eq!(at(&lockgate, 0).await.as_deref(), Ok("two"));
-    assert_eq!(at(&lockgate, 99).await.as_deref(), Ok("one"));
-    lockgate
-        .client
-        .post::<Operation>(&format!("/v1/operations/{operation}/cancel"), &json!({}))
-        .await
-        .unwrap();
-    check(&lockgate, "cancelled").await;
-    assert_eq!(lockgate.operations().await[0].state, OperationState::Cancelled);
-    assert_eq!(at(&lockgate, 0).await.as_deref(), Ok("one"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cutover_in_steps_is_shown_where_its_routes_are_and_can_be_finished() {
-    use lockgate::api::{Explanation, List, Route, RouteSplit};
-    let lockgate = Lockgate::start("").await;
-    lockgate.deploy("one").await.unwrap();
-    let begun = lockgate.deploy_with(&in_steps("1h"), "false").await.unwrap();
-    let shown = async || -> (Option<RouteSplit>, usize, Vec<RouteSplit>) {
-        let explained: Explanation =
-            lockgate.client.get(&format!("/v1/explain?host={HOST}&path=/")).await.unwrap();
-        let routes: List<Route> = lockgate.client.get("/v1/routes").await.unwrap();
-        let splits = routes.items.into_iter().filter_map(|route| route.split).collect();
-        (explained.split, explained.split_targets.len(), splits)
-    };
-    eventually("a share gets it", async || shown().await.0.is_some()).await;
-    let split = RouteSplit { deployment: begun.deployment.unwrap().to_string(), share: 50 };
-    let (explained, targets, of_routes) = shown().await;
-    assert_eq!((explained, targets), (Some(split.clone()), 1));
-    assert!(!of_routes.is_empty() && of_routes.iter().all(|one| *one == split), "{of_routes:?}");
-    for arguments in [&["routes"][..], &["explain", HOST]] {
-        let told = String::from_utf8(lockgate.cli(arguments).stdout).unwrap();
-        assert!(told.contains("50 %") && told.contains(&split.deployment), "{told}");
-    }
-    assert_eq!(lockgate.cli(&["finish", &begun.id.to_string()]).status.code(), Some(0));
-    eventually("everybody gets it", async || lockgate.version(HOST).await.as_deref() == Ok("two")).await;
-    eventually("nothing is split", async || shown().await == (None, 0, Vec::new())).await;
-}
-
-fn in_steps(step_for: &str) -> serde_json::Value {
-    json!({ "env": { "VERSION": "two" }, "steps": ["50%", "100%"], "step_for": step_for })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -196,6 +196,17 @@ async fn killed_in_a_change_of_host_names_they_are_the_old_ones_or_the_new_ones(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn killed_while_an_app_is_renamed_it_has_the_old_name_or_the_new_one() {
+    at_each(&[command(
+        &["app", "rename", "shop", "store"],
+        "store.apps.test",
+        ["no_route", "shop"],
+        &[&["app", "rename", "store", "shop"]],
+    )])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn killed_while_an_environment_is_made_or_removed_it_is_there_or_not() {
     at_each(&[
         command(

@@ -17,9 +17,13 @@ mod crash;
 #[cfg(feature = "fault")]
 mod crash_commands;
 #[cfg(feature = "fault")]
+mod crash_hours;
+#[cfg(feature = "fault")]
 mod crash_idle;
 #[cfg(feature = "fault")]
 mod crash_moves;
+#[cfg(feature = "fault")]
+mod crash_steps;
 #[cfg(feature = "fault")]
 mod disk;
 mod engine;
@@ -28,14 +32,16 @@ mod hold;
 mod metrics;
 mod operator;
 mod outage;
-#[cfg(feature = "fault")]
 mod previews;
 mod release;
 mod reload;
+mod renaming;
 mod rollback;
 #[cfg(feature = "fault")]
 mod sabotage;
 mod scale;
+mod scale_to_zero;
+mod skew;
 mod spill;
 mod start;
 mod support;

@@ -1,44 +1,121 @@
-//! Many previews at once, as processes: all of them serve, and nothing of them is left when their time is over.
+//! Many previews at once: all of them serve, and nothing of them is left when their time is over.
 
-use lockgate::api::{Deployment, List, Operation, Route};
-use serde_json::json;
+use lockgate::api::{Deployment, Operation, Route};
+use serde_json::{Value, json};
 
+use crate::engine::Engine;
 use crate::support::{HOST, Lockgate, eventually};
 
-/// `LOCKGATE_PREVIEWS` sets how many there are.
-#[tokio::test(flavor = "multi_thread")]
-async fn of_many_preview_processes_that_expired_nothing_is_left() {
-    let many: usize =
-        std::env::var("LOCKGATE_PREVIEWS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
-    let mut lockgate = Lockgate::prepare(|config| config["ephemeral"] = json!({ "max_per_app": many }));
-    lockgate.spawn("").await;
+/// What there is of an installation, by its own lists, by the machine's and by the engine's.
+#[derive(Debug, PartialEq, Eq)]
+struct Inventory {
+    instances: usize,
+    routes: usize,
+    running: usize,
+    /// Of the process runtime.
+    volume_folders: usize,
+    containers: Option<usize>,
+    networks: Option<usize>,
+    volumes: Option<usize>,
+}
+
+impl Inventory {
+    /// Of the engine's, or of the process runtime's: a folder in one for the app, and one for the preview.
+    fn has_volumes(&self) -> usize {
+        self.volumes.unwrap_or(self.volume_folders / 2)
+    }
+}
+
+impl Lockgate {
+    async fn inventory(&self) -> Inventory {
+        Inventory {
+            instances: self.all::<Value>("/v1/instances").await.len(),
+            routes: self.all::<Route>("/v1/routes").await.len(),
+            running: self.running().await,
+            volume_folders: folders(&self.folder.path().join("data/volumes")),
+            containers: self.containers().await,
+            networks: self.marked("network").await,
+            volumes: self.marked("volume").await,
+        }
+    }
+}
+
+/// How many folders there are in a folder, and in those.
+fn folders(folder: &std::path::Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let below = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    below.map(|path| 1 + folders(&path)).sum()
+}
+
+/// A change of the configuration: a volume for each, and room for so many.
+fn with_room_for(many: usize) -> impl FnOnce(&mut Value) {
+    move |config| {
+        config["ephemeral"] = json!({ "max_per_app": many });
+        let volume = json!({ "name": "data", "path": "/data", "shared": true });
+        config["apps"]["web"]["volumes"] = json!([volume]);
+    }
+}
+
+/// Makes so many previews, looks at each, and lets their time pass.
+async fn come_and_go(lockgate: &Lockgate, many: usize) {
     lockgate.deploy("live").await.unwrap();
-    let routes =
-        async || lockgate.client.get::<List<Route>>("/v1/routes?limit=200").await.unwrap().items.len();
-    let before = routes().await;
+    let before = lockgate.inventory().await;
     for n in 0..many {
         let (label, version) = (format!("p{n}"), format!("v{n}"));
-        let preview = json!({ "env": { "VERSION": version }, "label": label, "ttl": "1h" });
-        lockgate.deploy_with(&preview, "end").await.unwrap();
+        let preview = json!({ "env": { "VERSION": version }, "label": label, "ttl": "3h" });
+        let made = lockgate.deploy_with(&preview, "end").await.unwrap();
+        assert!(made.state.is_success(), "{made:?}");
     }
-    assert_eq!(lockgate.running().await, many + 1);
+    let with_them = lockgate.inventory().await;
+    let as_many = (with_them.running, with_them.instances, with_them.has_volumes());
+    assert_eq!(as_many, (before.running + many, before.instances + many, before.has_volumes() + many));
     for n in 0..many {
         assert_eq!(lockgate.version(&format!("p{n}.{HOST}")).await, Ok(format!("v{n}")));
     }
-    let all: List<Deployment> = lockgate.client.get("/v1/apps/web/deployments?limit=200").await.unwrap();
-    for preview in all.items.iter().filter(|one| one.label.is_some()) {
-        let path = format!("/v1/deployments/{}/extend", preview.id);
-        let _: Deployment = lockgate.client.post(&path, &json!({ "ttl": "100ms" })).await.unwrap();
+    for preview in lockgate.all::<Deployment>("/v1/apps/web/deployments").await {
+        if preview.label.is_some() {
+            let path = format!("/v1/deployments/{}/extend", preview.id);
+            let _: Deployment = lockgate.client.post(&path, &json!({ "ttl": "100ms" })).await.unwrap();
+        }
     }
-    eventually("no process is left of them", async || lockgate.running().await == 1).await;
-    eventually("no row is left of them", async || lockgate.instances().await.len() == 1).await;
+    let mut left = with_them.running;
+    while left > before.running {
+        eventually("another one is stopped", async || lockgate.running().await < left).await;
+        left = lockgate.running().await;
+    }
+    eventually("nothing is left of them", async || lockgate.inventory().await == before).await;
     for n in 0..many {
         assert!(lockgate.raw(&format!("p{n}.{HOST}")).await.contains("ephemeral_expired"), "p{n}");
     }
-    assert_eq!(routes().await, before);
-    let operations: List<Operation> = lockgate.client.get("/v1/operations?limit=200").await.unwrap();
-    assert!(operations.items.iter().all(|one| one.state.is_success()));
+    assert!(lockgate.all::<Operation>("/v1/operations").await.iter().all(|one| one.state.is_success()));
+    let doctor = lockgate.cli(&["doctor"]);
+    assert_eq!(doctor.status.code(), Some(0), "{doctor:?}");
     assert_eq!(lockgate.version(HOST).await.as_deref(), Ok("live"));
+}
+
+/// `LOCKGATE_PREVIEWS` sets how many there are.
+fn how_many(by_default: usize) -> usize {
+    std::env::var("LOCKGATE_PREVIEWS").ok().and_then(|text| text.parse().ok()).unwrap_or(by_default)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_preview_processes_that_expired_nothing_is_left() {
+    let many = how_many(20);
+    let mut lockgate = Lockgate::prepare(with_room_for(many));
+    lockgate.spawn("").await;
+    come_and_go(&lockgate, many).await;
+    println!("{many} previews came and went");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_preview_containers_that_expired_no_container_network_or_volume_is_left() {
+    let test = "of_preview_containers_that_expired_no_container_network_or_volume_is_left";
+    let Some(engine) = Engine::shared(test).await else { return };
+    let many = how_many(5).min(50);
+    let mut lockgate = Lockgate::prepare_on(Some(&engine));
+    lockgate.change_config(with_room_for(many));
+    lockgate.spawn("").await;
+    come_and_go(&lockgate, many).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,7 +134,7 @@ async fn a_preview_behind_a_signed_link_is_opened_on_the_command_line() {
     let url = String::from_utf8(signed.stdout).unwrap();
     assert!(url.starts_with("https://feat.web.test/?lockgate_link="), "{url}");
     let versions = lockgate.cli(&["versions", "web", "--ephemeral", "--json"]);
-    let versions: serde_json::Value = serde_json::from_slice(&versions.stdout).unwrap();
+    let versions: Value = serde_json::from_slice(&versions.stdout).unwrap();
     assert_eq!(versions["items"].as_array().unwrap().len(), 1);
     assert_eq!(
         (&versions["items"][0]["role"], &versions["items"][0]["label"]),

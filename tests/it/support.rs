@@ -9,7 +9,7 @@ use std::time::Duration;
 use lockgate::api::{App, Deployment, Instance, List, Operation};
 use lockgate::cli::{Client, ClientError, Endpoint};
 use lockgate::clock::SystemClock;
-use lockgate::verify::{Verdict, Verifier, VerifyOptions};
+use lockgate::verify::{Handle, Verdict, Verifier, VerifyOptions};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -249,8 +249,17 @@ impl Lockgate {
 
     /// Does `work` while the verifier puts its load on the app, whose versions it is not told of, and returns its verdict.
     pub(crate) async fn under_load(&self, work: impl Future<Output = ()>) -> Verdict {
+        self.under_load_at(&[HOST, "www.web.test"], |_| work).await
+    }
+
+    /// The same at any hosts; `work` may tell the verifier of versions.
+    pub(crate) async fn under_load_at<Work: Future<Output = ()>>(
+        &self,
+        hosts: &[&str],
+        work: impl FnOnce(Handle) -> Work,
+    ) -> Verdict {
         let options = VerifyOptions {
-            hosts: vec![HOST.parse().unwrap(), "www.web.test".parse().unwrap()],
+            hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
             duration: Duration::from_secs(300).into(),
             timeout: PATIENCE.into(),
             rate: 100,
@@ -261,7 +270,7 @@ impl Lockgate {
         let handle = verifier.handle();
         let working = async {
             handle.flowing().await;
-            work.await;
+            work(handle.clone()).await;
             handle.stop();
         };
         tokio::join!(verifier.run(), working).0
@@ -293,6 +302,23 @@ impl Lockgate {
         let status: lockgate::api::Status = self.client.get("/v1/status").await.unwrap();
         let engine = self.engine.as_ref()?;
         Some(engine.marked("container", &["ls", "--all"], &status.lockgate).len())
+    }
+
+    /// How many networks or volumes of the engine carry its mark; `None` where instances are processes.
+    pub(crate) async fn marked(&self, kind: &str) -> Option<usize> {
+        let status: lockgate::api::Status = self.client.get("/v1/status").await.unwrap();
+        Some(self.engine.as_ref()?.marked(kind, &["ls"], &status.lockgate).len())
+    }
+
+    /// All items of a list, which may be of several pages.
+    pub(crate) async fn all<T: serde::de::DeserializeOwned>(&self, path: &str) -> Vec<T> {
+        let (mut all, mut next) = (Vec::new(), Some(0));
+        while let Some(offset) = next {
+            let page: List<T> = self.client.get(&format!("{path}?limit=200&offset={offset}")).await.unwrap();
+            all.extend(page.items);
+            next = page.next_offset;
+        }
+        all
     }
 
     /// Runs the command line against this lockgate.
