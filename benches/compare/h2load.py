@@ -30,7 +30,7 @@ def run(port, scenario, _connections, seconds):
         printed = h2load(port, scenario, [f"-D{seconds}", f"-c{CONNECTIONS}", f"-m{STREAMS}", f"--log-file={log}"])
         answers = [line.split("\t") for line in log.read_text().splitlines()]
     requests = succeeded(printed)
-    if {status for _, status, _ in answers} != {"200"} or len(answers) != requests:
+    if any(status != "200" for _, status, _ in answers) or len(answers) != requests:
         raise Refused(f"not every answer came, or was 200:\n{printed}")
     if data_bytes(printed) < requests * scenario.body_bytes:
         raise Refused(f"{data_bytes(printed)} bytes in {requests} answers")

@@ -51,6 +51,8 @@ def warm_up(peer, scenario, options):
 def measure(peer, scenario, options):
     before = processes.cpu_seconds(peer.pids), ours(), processes.busy_seconds(), time.monotonic()
     told = run(peer, scenario, options.connections, options.seconds)
+    if not told["requests"]:
+        raise Refused(f"{peer.name}, {scenario.name}: no answer in {options.seconds} s; try more --seconds")
     after = processes.cpu_seconds(peer.pids), ours(), processes.busy_seconds(), time.monotonic()
     cpu, load, busy, passed = (later - earlier for earlier, later in zip(before, after))
     return Figures(
@@ -65,12 +67,9 @@ def measure(peer, scenario, options):
 
 def run(peer, scenario, connections, seconds):
     try:
-        told = GENERATORS[scenario.generator].run(peer.port, scenario, connections, seconds)
+        return GENERATORS[scenario.generator].run(peer.port, scenario, connections, seconds)
     except Refused as refused:
         raise Refused(f"{peer.name}, {scenario.name}: {refused}") from refused
-    if not told["requests"]:
-        raise Refused(f"{peer.name}, {scenario.name}: nothing was answered")
-    return told
 
 
 def ours():
