@@ -173,8 +173,9 @@ async fn forward(
         let random = &mut || worker.ids.random();
         let judge = worker.judge(now);
         let Some(target) = balance::choose(&backend, tries.failed.as_ref(), judge, random) else {
+            let comeback = backend.backend.comeback.seconds_from(now);
             exchange.backend = Some(backend);
-            return Err(ForwardError::NoBackend);
+            return Err(comeback.map_or(ForwardError::NoBackend, ForwardError::CoolDown));
         };
         let Ok(guard) = admit(target) else {
             exchange.backend = Some(Rc::clone(&backend));

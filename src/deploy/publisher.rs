@@ -513,7 +513,12 @@ impl Publisher {
             let stats = || Arc::new(BackendStats::for_deployment(labels_of(&unit.owner), workers));
             let anew = |backend: &Backend| {
                 let targets = backend.targets.clone();
-                Arc::new(Backend { targets, stats: stats(), hold: backend.hold.clone() })
+                Arc::new(Backend {
+                    targets,
+                    stats: stats(),
+                    hold: backend.hold.clone(),
+                    comeback: Arc::clone(&backend.comeback),
+                })
             };
             (unit.live, unit.own) = (anew(&unit.live), anew(&unit.own));
             unit.auth = auth_of(&unit.owner, &link_key);
@@ -629,7 +634,16 @@ impl Publisher {
                 .collect(),
             None => known.map(|backend| backend.targets.clone()).unwrap_or_default(),
         };
-        Backend::new(targets, stats)
+        let comeback = known.map(|backend| Arc::clone(&backend.comeback)).unwrap_or_default();
+        Backend { comeback, ..Backend::new(targets, stats) }
+    }
+
+    /// When a deployment without targets is to have one again, if that is known.
+    pub(super) fn expect_back(&self, deployment: DeploymentId, at: Option<Instant>) {
+        if let Some(unit) = self.lock().units.get(&deployment) {
+            unit.live.comeback.expect(at);
+            unit.own.comeback.expect(at);
+        }
     }
 
     /// Publishes the routes of `hosts` as the state has them.

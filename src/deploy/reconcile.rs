@@ -160,6 +160,7 @@ impl Engine {
 
     /// Has in rotation what runs and was seen ready in this life, and brings back the others.
     fn keep_running(self: &Arc<Self>, deployment: &Deployment, known: Vec<(InstanceRow, Option<Instance>)>) {
+        let ids: Vec<InstanceId> = known.iter().map(|(row, _)| row.id).collect();
         let mut ready = Vec::with_capacity(known.len());
         for (row, seen) in known {
             match seen {
@@ -176,6 +177,9 @@ impl Engine {
                 ended => self.start_again(deployment, row, ended),
             }
         }
+        let is_out = ready.is_empty() && !ids.iter().any(|id| self.revivals.has(*id));
+        let back_at = is_out.then(|| self.restarts.back_at(&ids, self.clock.now())).flatten();
+        self.publisher.expect_back(deployment.id, back_at);
         self.revivals.publish(&self.publisher, deployment, ready);
     }
 

@@ -45,6 +45,13 @@ impl Restarts {
         self.lock().get(&id).is_some_and(|tries| tries.next > now)
     }
 
+    /// When the first of them may be started again, if all have to wait.
+    pub(super) fn back_at(&self, ids: &[InstanceId], now: Instant) -> Option<Instant> {
+        let all = self.lock();
+        let next = ids.iter().map(|id| all.get(id).map(|tries| tries.next).filter(|next| *next > now));
+        next.collect::<Option<Vec<_>>>()?.into_iter().min()
+    }
+
     /// It was seen to run well.
     pub(super) fn is_well(&self, id: InstanceId, now: Instant) {
         let mut all = self.lock();

@@ -36,6 +36,8 @@ pub(crate) enum ForwardError {
     PreviewLink,
     #[error("nothing serves this route yet")]
     NoBackend,
+    #[error("what serves this route ended again and again; it is started in {0} s")]
+    CoolDown(u16),
     #[error("there are too many connections from this address")]
     TooManyConnections,
     #[error("the version that serves this route is being replaced")]
@@ -111,6 +113,11 @@ impl ForwardError {
             Self::PreviewLink => {
                 plain(S::FORBIDDEN, "preview_link_required", "This preview is opened by a signed link.")
             }
+            Self::CoolDown(seconds) => later(
+                *seconds,
+                "cooldown",
+                "This application ended again and again. It is started again in a while.",
+            ),
             Self::TooManyConnections => Verdict {
                 closes: true,
                 ..later(1, "too_many_connections", "There are too many connections from this address.")

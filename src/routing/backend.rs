@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::gate::Gate;
 use crate::ids::InstanceId;
@@ -20,6 +20,26 @@ pub struct Backend {
     pub stats: Arc<BackendStats>,
     /// Its requests wait until this ends, whatever targets there are.
     pub hold: Option<Arc<Hold>>,
+    /// The same for all backends that follow one another.
+    pub comeback: Arc<Comeback>,
+}
+
+/// When a backend without targets is to have one again. Nobody asks while there are some.
+#[derive(Debug, Default)]
+pub struct Comeback(Mutex<Option<Instant>>);
+
+impl Comeback {
+    /// It is known now, or not any more.
+    pub fn expect(&self, at: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// Seconds from `now` on, at least one; `None` if nobody knows.
+    pub fn seconds_from(&self, now: Instant) -> Option<u16> {
+        let at = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let left = at.checked_duration_since(now)?.as_millis().div_ceil(1000);
+        Some(u16::try_from(left).unwrap_or(u16::MAX).max(1))
+    }
 }
 
 /// One instance as the data plane sees it.
@@ -67,7 +87,7 @@ impl Backend {
     /// A backend that serves.
     #[must_use]
     pub fn new(targets: Box<[Arc<Target>]>, stats: Arc<BackendStats>) -> Self {
-        Self { targets, stats, hold: None }
+        Self { targets, stats, hold: None, comeback: Arc::default() }
     }
 
     /// The same, held.

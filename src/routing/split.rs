@@ -88,7 +88,7 @@ mod tests {
     fn split(share: u8) -> Split {
         let target = Arc::new(Target::new(InstanceId::generate(), ([127, 0, 0, 1], 1).into(), 1));
         let stats = Arc::new(BackendStats::for_service("new", 1));
-        Split::new("op_1", Arc::new(Backend { targets: [target].into(), stats, hold: None }), share)
+        Split::new("op_1", Arc::new(Backend::new([target].into(), stats)), share)
     }
 
     #[test]
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_new_version_without_a_target_gets_nobody() {
         let stats = Arc::new(BackendStats::for_service("new", 1));
-        let nobody = Arc::new(Backend { targets: Box::default(), stats, hold: None });
+        let nobody = Arc::new(Backend::new(Box::default(), stats));
         assert!(Split::new("op_1", nobody, 100).leads(Place(0)).is_none());
     }
 }

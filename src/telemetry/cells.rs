@@ -102,7 +102,7 @@ impl<const N: usize> Default for CounterTable<N> {
 }
 
 /// The codes of own answers that are counted by name.
-const CODES: [&str; 42] = [
+const CODES: [&str; 43] = [
     "_other",
     "bad_request",
     "target_too_long",
@@ -137,6 +137,7 @@ const CODES: [&str; 42] = [
     "misdirected_request",
     "wake_cancelled",
     "too_many_connections",
+    "cooldown",
     "reader_too_slow",
     "preview_password_required",
     "preview_link_required",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use lockgate::ids::InstanceId;
 use lockgate::settings::Delay;
 
+use crate::plane::Plane;
 use crate::{Bed, HOST, Told, eventually};
 
 const LONGEST: Duration = Duration::from_secs(15 * 60);
@@ -74,6 +75,33 @@ async fn an_instance_that_keeps_ending_is_started_ever_later() {
     for wait in [10, 20, 40] {
         bed.ends_and_waits(id, wait).await;
     }
+}
+
+#[tokio::test]
+async fn g4_clients_are_told_when_what_keeps_ending_is_started_again() {
+    let bed = Bed::new().await;
+    let plane = Plane::before(&bed);
+    bed.deploy(&["serve", "1"]).await;
+    let id = bed.serving();
+    bed.clock.stop();
+    bed.ends_and_starts_at_once(id).await;
+    bed.ends_and_waits(id, 10).await;
+    bed.runtime.end(id);
+    bed.looked().await;
+    let seconds = async || {
+        let answer = plane.get("").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503 ") && answer.contains("lockgate-reason: cooldown\r\n"),
+            "{answer}"
+        );
+        let (_, rest) = answer.split_once("retry-after: ").unwrap();
+        rest.split_once("\r\n").unwrap().0.parse::<u64>().unwrap()
+    };
+    let told = seconds().await;
+    assert!((10..=20).contains(&told), "{told}");
+    bed.clock.leap(Duration::from_secs(5));
+    assert_eq!(seconds().await, told - 5);
+    plane.shutdown().await;
 }
 
 #[tokio::test]
