@@ -278,7 +278,11 @@ async fn g3_a_request_is_tried_three_times_and_retries_are_a_fifth_of_the_reques
     let dead = [unreachable().await, unreachable().await, unreachable().await];
     let backend = backend(&[&dead[0], &dead[1], &dead[2]]);
     plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));
-    let retries = || plane.plane.telemetry().of(0).retries.get();
+    let retries = || {
+        let metrics = plane.metrics();
+        let lines = metrics.lines().filter(|line| line.starts_with("lockgate_retries_total"));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum::<u64>()
+    };
     let mut client = plane.connect().await;
     let mut ask = async || {
         client.send(GET).await;
