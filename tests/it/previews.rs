@@ -51,6 +51,8 @@ fn folders(folder: &std::path::Path) -> usize {
 fn with_room_for(many: usize) -> impl FnOnce(&mut Value) {
     move |config| {
         config["ephemeral"] = json!({ "max_per_app": many });
+        // A thousand at a time are not looked at every ten seconds.
+        config["apps"]["web"]["health"]["interval"] = json!("10m");
         let volume = json!({ "name": "data", "path": "/data", "shared": true });
         config["apps"]["web"]["volumes"] = json!([volume]);
     }
