@@ -60,7 +60,8 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use crate::gate::Refused;
-use crate::upstream::{self, Answer, LocalTarget, RequestBody, RequestGuard, Source, balance};
+use crate::settings::Protocol;
+use crate::upstream::{self, Answer, LocalTarget, RequestBody, RequestGuard, ResponseBody, Source, balance};
 
 use body::Body;
 use client::Client;
@@ -176,6 +177,10 @@ async fn forward(
             exchange.backend = Some(backend);
             return Err(ForwardError::NoBackend);
         };
+        if checked.upgrade.is_some() && target.target.protocol == Protocol::H2c {
+            exchange.backend = Some(backend);
+            return Err(ForwardError::UpgradeUnsupported);
+        }
         let Ok(guard) = admit(target) else {
             exchange.backend = Some(Rc::clone(&backend));
             tries.refused(client).await?;
@@ -247,24 +252,26 @@ fn accept(answer: Answer, checked: &Checked) -> Result<Served, ForwardError> {
 
 /// Passes the upstream's response on.
 fn respond(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -> Response<Body> {
-    let Answer { mut response, mut connection, .. } = answer;
+    let Answer { mut response, .. } = answer;
     let worker = &exchange.client.worker;
-    if seen.is_ambiguous() {
-        connection.never_keep();
-    } else if let Some(seconds) = seen.keep_alive {
-        connection.keep_for(worker.keep_for(seconds));
+    if let ResponseBody::Http1 { connection, .. } = response.body_mut() {
+        if seen.is_ambiguous() {
+            connection.never_keep();
+        } else if let Some(seconds) = seen.keep_alive {
+            connection.keep_for(worker.keep_for(seconds));
+        }
     }
     response::to_client(&mut response, seen, &exchange.method, &exchange.id, worker.via.as_ref());
     exchange.mark(response.status(), response.headers_mut());
     exchange.respond(response.status(), seen.is_event_stream);
-    response.map(|incoming| Body::upstream(incoming, connection, exchange))
+    response.map(|body| Body::upstream(body, exchange))
 }
 
 /// Passes the upgrade on; the connection's task goes on with the tunnel.
 fn upgrade(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -> Response<Body> {
-    let Answer { response, connection, .. } = answer;
     let client = Rc::clone(&exchange.client);
-    let mut response = response.map(drop);
+    let (head, body) = answer.response.into_parts();
+    let mut response = Response::from_parts(head, ());
     let protocol = response.headers().get(http::header::UPGRADE).cloned();
     response::to_client(&mut response, seen, &exchange.method, &exchange.id, client.worker.via.as_ref());
     let (status, headers) = (response.status(), response.headers_mut());
@@ -276,7 +283,9 @@ fn upgrade(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -
         headers.insert(http::header::UPGRADE, protocol);
     }
     exchange.upgraded();
-    client.upgrade.replace(Some(Upgrade { connection, exchange, is_websocket }));
+    if let ResponseBody::Http1 { connection, .. } = body {
+        client.upgrade.replace(Some(Upgrade { connection, exchange, is_websocket }));
+    }
     response.map(|()| Body::none())
 }
 

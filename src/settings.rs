@@ -319,6 +319,17 @@ pub enum RuntimeKind {
     Process,
 }
 
+/// What an app speaks to Lockgate. What clients speak has nothing to do with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// HTTP/1.1
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS and with prior knowledge, as gRPC servers speak it.
+    H2c,
+}
+
 /// A number of instances, 1 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, ToSchema)]
 #[serde(transparent)]

@@ -24,6 +24,8 @@ mod http2;
 mod http2_abuse;
 #[path = "proxy/http2_life.rs"]
 mod http2_life;
+#[path = "proxy/http2_upstream.rs"]
+mod http2_upstream;
 #[path = "proxy/identity.rs"]
 mod identity;
 #[path = "proxy/preview_auth.rs"]
@@ -40,6 +42,8 @@ mod split;
 mod streams;
 #[path = "proxy/support.rs"]
 mod support;
+#[path = "proxy/support_h2c.rs"]
+mod support_h2c;
 #[path = "proxy/support_http2.rs"]
 mod support_http2;
 #[path = "proxy/tally.rs"]

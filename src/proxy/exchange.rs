@@ -301,7 +301,7 @@ impl Exchange {
     /// Its target answered.
     pub(crate) fn reached(&mut self, answer: &Answer) {
         if let Some(logged) = &mut self.logged {
-            logged.reached(answer.resent, answer.connection.connected_in());
+            logged.reached(answer.resent, answer.connected_in());
         }
     }
 

@@ -104,7 +104,10 @@ pub(crate) fn to_client(
     if seen.codings > 0 {
         // hyper frames the body itself; left in place, the field makes it drop the client without an answer.
         headers.remove(header::TRANSFER_ENCODING);
-    } else if seen.has_trailer && *method != Method::HEAD {
+    } else if seen.has_trailer
+        && *method != Method::HEAD
+        && (version != Version::HTTP_2 || seen.length.is_some())
+    {
         headers.remove(header::TRAILER);
     }
     if let Some(length) = seen.length {
