@@ -36,6 +36,8 @@ pub struct AppSettings {
     pub directory: Option<String>,
     /// Port the app listens on inside its container; it is told in `PORT`. The `process` runtime chooses a free one.
     pub port: Option<u16>,
+    /// What the app speaks on that port. Clients speak what they like.
+    pub protocol: Protocol,
     /// Environment variables; encrypted at rest, never shown again.
     #[serde(skip_serializing)]
     pub env: BTreeMap<String, Secret>,
@@ -362,6 +364,7 @@ impl Default for AppSettings {
             release_command: Vec::new(),
             directory: None,
             port: None,
+            protocol: Protocol::default(),
             env: BTreeMap::new(),
             volumes: Vec::new(),
             replicas: Replicas::default(),

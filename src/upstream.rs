@@ -37,7 +37,7 @@ use crate::telemetry::ConnectCells;
 pub(crate) use activity::{Abort, Activity, Phase, Read, Tick, TickLimits};
 pub(crate) use body::{BodyFault, RequestBody, Source, StreamBody};
 pub(crate) use connection::{BUFFER, Connection};
-pub(crate) use http2::Stream;
+pub(crate) use http2::{Duplex, Stream};
 pub(crate) use target::{LocalBackend, LocalTarget, RequestGuard, Upstreams};
 
 /// How long connecting may take, and how long a connection is kept without use.
@@ -63,6 +63,8 @@ pub(crate) enum UpstreamError {
     Closed(#[source] WireError),
     #[error("the response is malformed")]
     Malformed(#[source] WireError),
+    #[error("it takes no upgraded connections")]
+    NoUpgrades,
     #[error("it does not speak HTTP/2")]
     NotHttp2,
     #[error("the request's body failed")]

@@ -16,6 +16,8 @@ mod cutover;
 mod ejection;
 #[path = "proxy/framing.rs"]
 mod framing;
+#[path = "proxy/grpc.rs"]
+mod grpc;
 #[path = "proxy/holds.rs"]
 mod holds;
 #[path = "proxy/http2.rs"]
@@ -52,5 +54,7 @@ mod tally;
 mod timeouts;
 #[path = "proxy/tls.rs"]
 mod tls;
+#[path = "proxy/websocket_http2.rs"]
+mod websocket_http2;
 #[path = "proxy/workers.rs"]
 mod workers;

@@ -44,8 +44,8 @@ pub(crate) enum ForwardError {
     Held(Refusal),
     #[error("the application asked for an upgrade that the client did not ask for")]
     UpgradeUnasked,
-    #[error("the application's protocol knows no upgrades")]
-    UpgradeUnsupported,
+    #[error("the application did not take up the upgrade that was connected for")]
+    UpgradeRefused,
     #[error("the application's answer cannot be passed on")]
     ResponseInvalid,
     #[error("the application did not answer")]
@@ -123,11 +123,9 @@ impl ForwardError {
                 refresh: refusal.refresh,
                 ..later(refusal.retry_after, refusal.code, refusal.detail)
             },
-            Self::UpgradeUnsupported => plain(
-                S::NOT_IMPLEMENTED,
-                "upgrade_unsupported",
-                "The application speaks HTTP/2, and takes no upgraded connections.",
-            ),
+            Self::UpgradeRefused => {
+                plain(S::BAD_GATEWAY, "upgrade_refused", "The application takes no WebSockets there.")
+            }
             Self::UpgradeUnasked | Self::ResponseInvalid => {
                 plain(S::BAD_GATEWAY, "upstream_malformed", "The application's answer was malformed.")
             }
@@ -160,6 +158,11 @@ fn of_upstream(error: &UpstreamError) -> Verdict {
         UpstreamError::Closed(_) => {
             (StatusCode::BAD_GATEWAY, "upstream_reset", "The application did not answer.")
         }
+        UpstreamError::NoUpgrades => (
+            StatusCode::NOT_IMPLEMENTED,
+            "upgrade_unsupported",
+            "The application speaks HTTP/2, and takes no upgraded connections.",
+        ),
         UpstreamError::Malformed(_) | UpstreamError::NotHttp2 => {
             (StatusCode::BAD_GATEWAY, "upstream_malformed", "The application's answer was malformed.")
         }

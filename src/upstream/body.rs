@@ -32,6 +32,8 @@ pub(crate) struct Again {
 pub(crate) enum Source {
     Http1(Incoming),
     Http2(StreamBody),
+    /// None: what follows the request is not its body.
+    Empty,
 }
 
 /// The body of a request that came over HTTP/2.
@@ -191,6 +193,7 @@ impl Body for Source {
         match self.get_mut() {
             Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(|error| fault_of(&error)),
             Self::Http2(body) => body.poll_next(cx),
+            Self::Empty => Poll::Ready(None),
         }
     }
 
@@ -198,12 +201,14 @@ impl Body for Source {
         match self {
             Self::Http1(incoming) => incoming.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
+            Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(incoming) => incoming.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
             Self::Http2(body) => body.length.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }

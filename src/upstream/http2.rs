@@ -14,6 +14,7 @@
 //! The connection has a task of its own, because all its streams share it; a stream is driven by the task of its client, so
 //! that dropping it is resetting it.
 
+mod duplex;
 mod head;
 mod io;
 mod link;
@@ -23,6 +24,7 @@ use std::rc::Rc;
 
 use h2::Reason;
 use h2::client::SendRequest;
+use http::header::UPGRADE;
 use http::{Request, Response};
 
 use crate::telemetry::ConnectCells;
@@ -30,7 +32,8 @@ use crate::telemetry::ConnectCells;
 use super::target::LocalTarget;
 use super::{Answer, RequestBody, ResponseBody, UpstreamError, WireError, is_idempotent};
 
-pub(crate) use link::{Link, Place};
+pub(crate) use duplex::Duplex;
+pub(crate) use link::{Link, Place, STREAMS_MAX};
 pub(crate) use stream::Stream;
 
 use stream::Upload;
@@ -38,16 +41,25 @@ use stream::Upload;
 /// How often a request goes to the same target once more.
 const RESENT_MAX: u32 = 2;
 
+/// How often a request looks for another connection, because the one that it waited for had no room or ended.
+const PLACES_MAX: u32 = 16;
+
 /// As `upstream::send`, to a target that speaks HTTP/2.
 pub(super) async fn send(
     target: &Rc<LocalTarget>,
     request: &mut Option<Request<RequestBody>>,
     cells: &ConnectCells,
 ) -> Result<Answer, UpstreamError> {
-    let mut resent = 0;
+    let (mut resent, mut places) = (0, 0);
     loop {
         let mut place = target.place()?;
-        let Some(sender) = place.sender(cells).await? else { continue };
+        let Some(sender) = place.sender(cells).await? else {
+            places += 1;
+            if places == PLACES_MAX {
+                return Err(UpstreamError::Connect(std::io::ErrorKind::ConnectionAborted.into()));
+            }
+            continue;
+        };
         let error = match exchange(target, place, sender, request).await {
             Ok(response) => return Ok(Answer { response: response.map(ResponseBody::Http2), resent }),
             Err(error) => error,
@@ -71,9 +83,14 @@ async fn exchange(
     let Some(sent) = request.take() else { return Err(UpstreamError::Retired) };
     let link = Rc::clone(place.link());
     let (parts, body) = sent.into_parts();
+    let is_upgrade = parts.headers.contains_key(UPGRADE);
+    if is_upgrade && !(head::is_websocket(&parts) && sender.is_extended_connect_protocol_enabled()) {
+        return Err(UpstreamError::NoUpgrades);
+    }
     let written = link.written();
     let is_empty = matches!(body, RequestBody::Empty);
-    let (mut response, upload) = match sender.send_request(head::of(&parts), is_empty) {
+    let head = if is_upgrade { head::connecting(&parts) } else { head::of(&parts) };
+    let (mut response, upload) = match sender.send_request(head, is_empty && !is_upgrade) {
         Ok(begun) => begun,
         Err(error) => {
             // It was told to go away, or has no more numbers for streams.
@@ -87,6 +104,7 @@ async fn exchange(
     let error = match stream::head(&mut response, &mut upload).await {
         Ok(response) => {
             link.has_answered.set(true);
+            let response = if is_upgrade { head::switched(response, &parts) } else { response };
             return Ok(Stream::new(response, &parts.method, upload, Rc::clone(target), place));
         }
         Err(error) => error,
@@ -96,7 +114,8 @@ async fn exchange(
         link.retire();
     }
     let is_untouched = is_refused(lost) || lost.is_io() && link.written() == written;
-    let may_repeat = is_empty && is_idempotent(&parts.method) && lost.is_io() && link.has_answered.get();
+    let may_repeat =
+        is_empty && !is_upgrade && is_idempotent(&parts.method) && lost.is_io() && link.has_answered.get();
     if is_untouched || may_repeat {
         *request = upload.into_body().map(|body| Request::from_parts(parts, body));
     }

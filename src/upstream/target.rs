@@ -19,7 +19,7 @@ use crate::routing::{Backend, Target};
 use crate::telemetry::Telemetry;
 
 use super::connection::Connection;
-use super::http2::{Link, Place};
+use super::http2::{Link, Place, STREAMS_MAX};
 use super::{ConnectLimits, Tick, UpstreamError};
 
 /// Connections kept without use, per worker and target.
@@ -71,6 +71,8 @@ pub(crate) struct LocalTarget {
     idle: RefCell<Vec<Box<Connection>>>,
     /// Of a target that speaks HTTP/2: all connections, the longest open first.
     links: RefCell<Vec<Rc<Link>>>,
+    /// How many streams the last of them took at once, when it was opened.
+    streams: Cell<usize>,
     drivers: Drivers,
     /// Open connections, idle or not.
     open: Cell<usize>,
@@ -205,6 +207,7 @@ impl Upstreams {
             limits: self.limits,
             idle: RefCell::default(),
             links: RefCell::default(),
+            streams: Cell::new(STREAMS_MAX),
             drivers: Rc::clone(&self.drivers),
             open: Cell::new(0),
             active: Rc::clone(&self.active),
@@ -260,6 +263,14 @@ impl LocalTarget {
         let link = Link::begin(self)?;
         self.links.borrow_mut().push(Rc::clone(&link));
         link.place().ok_or(UpstreamError::Retired)
+    }
+
+    pub(super) fn expected_streams(&self) -> usize {
+        self.streams.get()
+    }
+
+    pub(super) fn expect_streams(&self, streams: usize) {
+        self.streams.set(streams.max(1));
     }
 
     /// Has a task of the worker's drive a connection.

@@ -20,7 +20,7 @@ use crate::upstream::{Tick, UpstreamError};
 use super::io::{CountedIo, Traffic};
 
 /// Streams on one connection, if the target does not ask for fewer.
-const STREAMS_MAX: usize = 100;
+pub(crate) const STREAMS_MAX: usize = 100;
 
 /// What a target may send on one stream before the client took it. The connection has room for as much of each, so that
 /// no stream waits for the reader of another.
@@ -56,6 +56,8 @@ pub(crate) struct Link {
     /// Something was answered on it.
     pub(super) has_answered: Cell<bool>,
     connected_in: Cell<Option<Duration>>,
+    /// How many streams the one before it took.
+    expected: usize,
     now: Rc<Cell<Tick>>,
     idle_since: Cell<Tick>,
     traffic: Rc<Traffic>,
@@ -113,6 +115,7 @@ impl Link {
             is_in_doubt: Cell::new(false),
             has_answered: Cell::new(false),
             connected_in: Cell::new(None),
+            expected: target.expected_streams(),
             idle_since: Cell::new(now.get()),
             now,
             traffic: Rc::default(),
@@ -134,7 +137,7 @@ impl Link {
 
     fn room(&self) -> usize {
         match &*self.state.borrow() {
-            State::Opening => STREAMS_MAX,
+            State::Opening => self.expected,
             State::Open(sender) => sender.current_max_send_streams().min(STREAMS_MAX),
             State::Ended(_) => 0,
         }
@@ -257,6 +260,7 @@ async fn run(link: Rc<Link>, target: Rc<LocalTarget>, counted: ConnectionGuard) 
         Ok(Ok((sender, connection))) => {
             link.connected_in.set(Some(target.clock().now().saturating_duration_since(began)));
             link.enter(State::Open(sender));
+            target.expect_streams(link.room());
             drive(&link, &target, connection).await;
             None
         }

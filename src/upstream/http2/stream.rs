@@ -18,6 +18,7 @@ use crate::upstream::body::Again;
 use crate::upstream::target::LocalTarget;
 use crate::upstream::{BodyFault, RequestBody, UpstreamError, WireError};
 
+use super::duplex::Duplex;
 use super::link::Place;
 
 /// Interim responses before the response that are taken.
@@ -211,6 +212,12 @@ impl Stream {
             let has_data = !is_bodiless && !response.is_end_stream();
             Box::new(Self { upload, response, has_data, missing, target, place })
         })
+    }
+
+    /// The stream as it is behind an extended CONNECT, and the place that it has.
+    pub(crate) fn into_duplex(self) -> Option<(Duplex, Place)> {
+        let Upload { send, .. } = self.upload?;
+        Some((Duplex::new(send, self.response), self.place))
     }
 
     pub(crate) fn target(&self) -> &Rc<LocalTarget> {
