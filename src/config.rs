@@ -37,7 +37,7 @@ use crate::ids::{AppName, ServiceName};
 use crate::routing::HostName;
 use crate::routing::host::{HostError, HostPattern};
 use crate::routing::path::PathPrefix;
-use crate::settings::{AppSettings, RuntimeKind};
+use crate::settings::{AppSettings, Protocol, RuntimeKind};
 
 /// Of a configuration file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -91,7 +91,14 @@ pub struct AppConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceConfig {
     pub hosts: Vec<HostRule>,
-    pub upstreams: Vec<SocketAddr>,
+    pub upstreams: Vec<ServiceUpstream>,
+}
+
+/// Where a static service is, and what it speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceUpstream {
+    pub address: SocketAddr,
+    pub protocol: Protocol,
 }
 
 /// A host pattern with a path prefix.
@@ -272,20 +279,15 @@ fn service(
     let hosts = AppHosts(document.hosts).rules(&path, findings);
     let mut upstreams = Vec::new();
     for (at, text) in document.upstreams.iter().enumerate() {
-        let address = text
-            .strip_prefix("http://")
-            .map(|rest| rest.strip_suffix('/').unwrap_or(rest))
-            .and_then(|rest| rest.parse::<SocketAddr>().ok())
-            .filter(|address| address.port() > 0);
-        match address {
-            Some(address) => {
-                own.refuse(&format!("{path}.upstreams[{at}]"), text, address, findings);
-                upstreams.push(address);
+        match upstream(text) {
+            Some(upstream) => {
+                own.refuse(&format!("{path}.upstreams[{at}]"), text, upstream.address, findings);
+                upstreams.push(upstream);
             }
             None => {
                 let path = format!("{path}.upstreams[{at}]");
                 let message = format!("{} is not an upstream", findings.shown(&path, text));
-                let remedy = "write http://ADDRESS:PORT with an IP address, for example http://10.0.0.5:8080";
+                let remedy = "write http://ADDRESS:PORT or h2c://ADDRESS:PORT with an IP address, for example http://10.0.0.5:8080";
                 findings.add(&path, message, remedy);
             }
         }
@@ -294,6 +296,16 @@ fn service(
         findings.add(&path, "has no upstreams", "name at least one");
     }
     Some((name, ServiceConfig { hosts, upstreams }))
+}
+
+fn upstream(text: &str) -> Option<ServiceUpstream> {
+    let (protocol, rest) = match text.split_once("://")? {
+        ("http", rest) => (Protocol::Http1, rest),
+        ("h2c", rest) => (Protocol::H2c, rest),
+        _ => return None,
+    };
+    let address: SocketAddr = rest.strip_suffix('/').unwrap_or(rest).parse().ok()?;
+    (address.port() > 0).then_some(ServiceUpstream { address, protocol })
 }
 
 fn parsed<T: std::str::FromStr<Err = impl std::fmt::Display>>(

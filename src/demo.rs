@@ -17,8 +17,8 @@ use crate::cli::{Client, ClientError, Endpoint, receipt_text};
 use crate::clock::SystemClock;
 use crate::ids::DeploymentId;
 use crate::serve::{self, Running};
-use crate::settings::RuntimeKind;
-use crate::verify::{Handle, Mix, Target, Verdict, Verifier, VerifyOptions};
+use crate::settings::{Protocol, RuntimeKind};
+use crate::verify::{Handle, Kind, Mix, Target, Verdict, Verifier, VerifyOptions};
 
 const HOSTS: [&str; 2] = ["demo.localhost", "www.demo.localhost"];
 const LABEL: &str = "preview";
@@ -43,6 +43,9 @@ pub struct DemoArgs {
     /// How often each kind of request is sent, as KIND=WEIGHT,…; all kinds if not given.
     #[arg(long)]
     mix: Option<Mix>,
+    /// What the sample app is spoken to by.
+    #[arg(long, value_parser = protocol, default_value = "http1")]
+    protocol: Protocol,
     /// Stop each replaced version after its drain, so that the next swap has to wake it.
     #[arg(long)]
     stop_old: bool,
@@ -133,6 +136,7 @@ impl Stage {
             "hosts": HOSTS,
             "env": env,
             "health": { "path": "/health" },
+            "protocol": args.protocol,
             "deploy": {
                 "watch": watch, "standby_after": standby_after,
                 "drain_timeout": "20s", "stream_drain_timeout": "20s", "stop_grace": stop_grace,
@@ -171,9 +175,12 @@ impl Stage {
         let mut options = VerifyOptions::new(target);
         options.hosts = HOSTS.iter().map(|host| host.parse()).collect::<Result<_, _>>()?;
         options.rate = args.rate;
-        if let Some(mix) = &args.mix {
-            options.mix = mix.clone();
-        }
+        options.mix = match (&args.mix, args.protocol) {
+            (Some(mix), _) => mix.clone(),
+            (None, Protocol::Http1) => options.mix,
+            // The sample app takes them by HTTP/1.1 alone.
+            (None, Protocol::H2c) => options.mix.without(Kind::Websocket),
+        };
         options.duration = LOAD_MAX.into();
         let verifier = Verifier::new(options, Arc::new(SystemClock));
         let handle = verifier.handle();
@@ -263,6 +270,10 @@ fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
     if let (serde_json::Value::Object(into), serde_json::Value::Object(from)) = (into, from) {
         into.extend(from);
     }
+}
+
+fn protocol(text: &str) -> Result<Protocol, String> {
+    serde_json::from_value(json!(text)).map_err(|_unknown| "one of http1, h2c".to_owned())
 }
 
 fn runtime(text: &str) -> Result<RuntimeKind, String> {

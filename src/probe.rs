@@ -4,16 +4,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::USER_AGENT;
+use http::request::Builder;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
-use crate::settings::StatusRange;
+use crate::settings::{Protocol, StatusRange};
 
 /// Of an answer; the rest is not read.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -26,6 +28,7 @@ pub enum Probe {
     Http {
         path: String,
         status: StatusRange,
+        protocol: Protocol,
     },
 }
 
@@ -69,7 +72,13 @@ impl Probe {
                 .map_err(|error| ProbeError::Connect { address, detail: error.to_string() })?;
             match self {
                 Self::Tcp => Ok(()),
-                Self::Http { path, status } => get(stream, address, (path, *status), clock).await,
+                Self::Http { path, status, protocol } => {
+                    let asked = Asked { address, path, expected: *status, began: clock.now() };
+                    match protocol {
+                        Protocol::Http1 => get(stream, &asked, clock).await,
+                        Protocol::H2c => get_http2(stream, &asked, clock).await,
+                    }
+                }
             }
         };
         timeout(limit, asked).await.unwrap_or(Err(ProbeError::TimedOut { address, limit }))
@@ -95,7 +104,7 @@ impl ProbeError {
             Self::Status { path, expected, .. } => {
                 format!("make {path} answer {expected}, or set health.path to one that does")
             }
-            Self::Broken { .. } => "the port is open but does not speak HTTP: check port, or use readiness_mode tcp".to_owned(),
+            Self::Broken { .. } => "the port is open but does not speak HTTP as protocol says: check port and protocol, or use readiness_mode tcp".to_owned(),
             Self::TimedOut { .. } => "raise health.timeout, or find out what the app waits for".to_owned(),
         }
     }
@@ -105,28 +114,59 @@ fn has_scheme_https(location: &str) -> bool {
     location.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
 }
 
-async fn get(
-    stream: TcpStream,
+/// One GET.
+struct Asked<'a> {
     address: SocketAddr,
-    (path, expected): (&str, StatusRange),
-    clock: &Arc<dyn Clock>,
-) -> Result<(), ProbeError> {
-    let broken = |detail: String| ProbeError::Broken { address, path: path.to_owned(), detail };
-    let began = clock.now();
+    path: &'a str,
+    expected: StatusRange,
+    began: Instant,
+}
+
+impl Asked<'_> {
+    fn broken(&self, detail: String) -> ProbeError {
+        ProbeError::Broken { address: self.address, path: self.path.to_owned(), detail }
+    }
+
+    fn request(&self, uri: &str) -> Result<Builder, ProbeError> {
+        let uri: http::Uri =
+            uri.parse().map_err(|error: http::uri::InvalidUri| self.broken(error.to_string()))?;
+        Ok(http::Request::get(uri)
+            .header(USER_AGENT, concat!("lockgate/", env!("CARGO_PKG_VERSION"), " (health check)"))
+            .header("x-forwarded-proto", "https"))
+    }
+
+    /// The answer is not as it should be; `body` is what came of it.
+    fn refused(&self, head: &http::response::Parts, body: &[u8], clock: &Arc<dyn Clock>) -> ProbeError {
+        ProbeError::Status {
+            address: self.address,
+            path: self.path.to_owned(),
+            status: head.status.as_u16(),
+            expected: self.expected,
+            location: head
+                .headers
+                .get(http::header::LOCATION)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned),
+            begin: String::from_utf8_lossy(&body[..body.len().min(120)]).escape_debug().to_string(),
+            elapsed_ms: clock.now().duration_since(self.began).as_millis(),
+        }
+    }
+}
+
+async fn get(stream: TcpStream, asked: &Asked<'_>, clock: &Arc<dyn Clock>) -> Result<(), ProbeError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| broken(error.to_string()))?;
-    let request = http::Request::get(path)
-        .header(http::header::HOST, address.to_string())
-        .header(http::header::USER_AGENT, concat!("lockgate/", env!("CARGO_PKG_VERSION"), " (health check)"))
-        .header("x-forwarded-proto", "https")
+        .map_err(|error| asked.broken(error.to_string()))?;
+    let request = asked
+        .request(asked.path)?
+        .header(http::header::HOST, asked.address.to_string())
         .body(Empty::<Bytes>::new())
-        .map_err(|error| broken(error.to_string()))?;
-    let asked = async {
+        .map_err(|error| asked.broken(error.to_string()))?;
+    let answered = async {
         let response =
-            sender.send_request(request).await.map_err(|error| broken(crate::error::chain(&error)))?;
-        let (parts, body) = response.into_parts();
-        if expected.contains(parts.status.as_u16()) {
+            sender.send_request(request).await.map_err(|error| asked.broken(crate::error::chain(&error)))?;
+        let (head, body) = response.into_parts();
+        if asked.expected.contains(head.status.as_u16()) {
             return Ok(());
         }
         // A body that breaks off changes nothing about the verdict; what came of it is enough.
@@ -135,25 +175,38 @@ async fn get(
             .await
             .map(http_body_util::Collected::to_bytes)
             .unwrap_or_default();
-        Err(ProbeError::Status {
-            address,
-            path: path.to_owned(),
-            status: parts.status.as_u16(),
-            expected,
-            location: parts
-                .headers
-                .get(http::header::LOCATION)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned),
-            begin: String::from_utf8_lossy(&body[..body.len().min(120)]).escape_debug().to_string(),
-            elapsed_ms: clock.now().duration_since(began).as_millis(),
-        })
+        Err(asked.refused(&head, &body, clock))
     };
-    tokio::pin!(asked);
+    tokio::pin!(answered);
     tokio::select! {
-        answer = &mut asked => answer,
+        answer = &mut answered => answer,
         // The connection's end comes with the answer or instead of it; the answer tells which.
-        _ = connection => asked.await,
+        _ = connection => answered.await,
+    }
+}
+
+async fn get_http2(stream: TcpStream, asked: &Asked<'_>, clock: &Arc<dyn Clock>) -> Result<(), ProbeError> {
+    let broken = |error: h2::Error| asked.broken(crate::error::chain(&error));
+    let (mut sender, connection) = h2::client::handshake(stream).await.map_err(broken)?;
+    let request = asked
+        .request(&format!("http://{}{}", asked.address, asked.path))?
+        .version(http::Version::HTTP_2)
+        .body(())
+        .map_err(|error| asked.broken(error.to_string()))?;
+    let answered = async {
+        let (response, _) = sender.send_request(request, true).map_err(broken)?;
+        let (head, mut body) = response.await.map_err(broken)?.into_parts();
+        if asked.expected.contains(head.status.as_u16()) {
+            return Ok(());
+        }
+        // The first part is enough to tell what it is.
+        let begin = body.data().await.and_then(Result::ok).unwrap_or_default();
+        Err(asked.refused(&head, &begin, clock))
+    };
+    tokio::pin!(answered);
+    tokio::select! {
+        answer = &mut answered => answer,
+        _ = connection => answered.await,
     }
 }
 

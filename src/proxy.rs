@@ -21,6 +21,7 @@ mod client;
 mod error;
 mod error_page;
 mod exchange;
+mod grpc;
 mod headers;
 mod hold;
 mod http2;
@@ -60,24 +61,30 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use crate::gate::Refused;
-use crate::upstream::{self, Answer, LocalTarget, RequestBody, RequestGuard, Source, balance};
+use crate::upstream::{self, Answer, LocalTarget, RequestBody, RequestGuard, ResponseBody, Source, balance};
 
 use body::Body;
 use client::Client;
 use error::ForwardError;
 use error_page::Form;
-use exchange::{End, Exchange, Mark};
+use exchange::{End, Exchange, Mark, Shape};
 pub use plane::{DataPlane, StartError, start};
 use retry::Tries;
 pub use settings::{AccessLogFormat, AccessLogSink, Limits, ProxySettings, TlsSettings};
 use skew::Wish;
-use tunnel::Upgrade;
+use tunnel::{Upgrade, Upstream};
 use validate::{Checked, Seen};
 
 /// Answers one request.
 async fn handle(client: Rc<Client>, request: Request<Source>) -> Result<Response<Body>, Infallible> {
     let mut exchange = Box::new(Exchange::begin(&client, &request));
-    let form = Form::of(request.headers().get(http::header::ACCEPT));
+    let form = if grpc::is_call(&request) {
+        let timeout = grpc::timeout(request.headers()).unwrap_or_default();
+        client.activity.begin_call(client.worker.settings.limits.ticks(timeout));
+        Form::Grpc
+    } else {
+        Form::of(request.headers().get(http::header::ACCEPT))
+    };
     let served = {
         let mut serving = std::pin::pin!(forward(&client, &mut exchange, request));
         std::future::poll_fn(|cx| unless_aborted(&client, serving.as_mut(), cx)).await
@@ -85,7 +92,7 @@ async fn handle(client: Rc<Client>, request: Request<Source>) -> Result<Response
     let mut response = match served {
         Ok(Served::Upstream(answer, seen)) => respond(*answer, &seen, exchange),
         Ok(Served::Upgraded(answer, seen)) => upgrade(*answer, &seen, exchange),
-        Ok(Served::Own(response)) => own(response, exchange),
+        Ok(Served::Own(response)) => own(response.status(), response, exchange),
         Err(error) => refuse(&error, form, exchange),
     };
     if client.worker.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -242,30 +249,36 @@ fn admit(target: &Rc<LocalTarget>) -> Result<Option<RequestGuard>, Refused> {
 fn accept(answer: Answer, checked: &Checked) -> Result<Served, ForwardError> {
     let seen = response::check(&answer.response, checked)?;
     let is_upgrade = answer.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if checked.is_connect && !is_upgrade && answer.response.status().is_success() {
+        // Its client would take it for an agreement.
+        return Err(ForwardError::UpgradeRefused);
+    }
     let answer = Box::new(answer);
     Ok(if is_upgrade { Served::Upgraded(answer, seen) } else { Served::Upstream(answer, seen) })
 }
 
 /// Passes the upstream's response on.
 fn respond(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -> Response<Body> {
-    let Answer { mut response, mut connection, .. } = answer;
+    let Answer { mut response, .. } = answer;
     let worker = &exchange.client.worker;
-    if seen.is_ambiguous() {
-        connection.never_keep();
-    } else if let Some(seconds) = seen.keep_alive {
-        connection.keep_for(worker.keep_for(seconds));
+    if let ResponseBody::Http1 { connection, .. } = response.body_mut() {
+        if seen.is_ambiguous() {
+            connection.never_keep();
+        } else if let Some(seconds) = seen.keep_alive {
+            connection.keep_for(worker.keep_for(seconds));
+        }
     }
     response::to_client(&mut response, seen, &exchange.method, &exchange.id, worker.via.as_ref());
     exchange.mark(response.status(), response.headers_mut());
-    exchange.respond(response.status(), seen.is_event_stream);
-    response.map(|incoming| Body::upstream(incoming, connection, exchange))
+    exchange.respond(response.status(), seen.shape);
+    response.map(|body| Body::upstream(body, exchange))
 }
 
 /// Passes the upgrade on; the connection's task goes on with the tunnel.
 fn upgrade(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -> Response<Body> {
-    let Answer { response, connection, .. } = answer;
     let client = Rc::clone(&exchange.client);
-    let mut response = response.map(drop);
+    let (head, body) = answer.response.into_parts();
+    let mut response = Response::from_parts(head, ());
     let protocol = response.headers().get(http::header::UPGRADE).cloned();
     response::to_client(&mut response, seen, &exchange.method, &exchange.id, client.worker.via.as_ref());
     let (status, headers) = (response.status(), response.headers_mut());
@@ -277,16 +290,20 @@ fn upgrade(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -
         headers.insert(http::header::UPGRADE, protocol);
     }
     exchange.upgraded();
-    client.upgrade.replace(Some(Upgrade { connection, exchange, is_websocket }));
+    let upstream = match body {
+        ResponseBody::Http1 { connection, .. } => Upstream::Connection(connection),
+        ResponseBody::Http2(stream) => Upstream::Stream(stream),
+    };
+    client.upgrade.replace(Some(Upgrade { upstream, exchange, is_websocket }));
     response.map(|()| Body::none())
 }
 
-/// Answers for Lockgate itself.
-fn own(mut response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<Body> {
+/// Answers for Lockgate itself; `status` is what is counted, whatever the answer says.
+fn own(status: StatusCode, mut response: Response<Bytes>, mut exchange: Box<Exchange>) -> Response<Body> {
     if exchange.end == End::Open {
         exchange.end = End::Complete;
     }
-    exchange.respond(response.status(), false);
+    exchange.respond(status, Shape::Plain);
     exchange.mark_preview(response.headers_mut());
     response.headers_mut().insert(headers::X_REQUEST_ID, exchange.id.clone());
     let is_head = exchange.method == http::Method::HEAD;
@@ -308,7 +325,7 @@ fn refuse(error: &ForwardError, form: Form, mut exchange: Box<Exchange>) -> Resp
     exchange.failed(error);
     let response = error_page::render(verdict, form, &exchange.id);
     exchange.end = End::Own(verdict.code);
-    own(response, exchange)
+    own(verdict.status, response, exchange)
 }
 
 /// The whole answer to a head that cannot be read, or did not come in time: there is no request, and the connection is
@@ -325,7 +342,7 @@ fn refuse_unread(
     response.headers_mut().insert(headers::X_REQUEST_ID, exchange.id.clone());
     exchange.failed(cause);
     exchange.end = End::Own(verdict.code);
-    exchange.respond(response.status(), false);
+    exchange.respond(response.status(), Shape::Plain);
     exchange.response_bytes = response.body().len() as u64;
     error_page::to_bytes(response, client.worker.clock.wall())
 }

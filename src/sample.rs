@@ -5,6 +5,7 @@
 
 mod answers;
 mod content;
+mod http2;
 mod options;
 mod record;
 mod websocket;
@@ -18,6 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -184,7 +188,21 @@ async fn serve_connection(app: Arc<App>, stream: TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         say(format_args!("cannot set nodelay: {error}"));
     }
-    let service = service_fn(|request| answers::answer(Arc::clone(&app), Arc::clone(&socket), request));
+    match speaks_http2(&stream).await {
+        Ok(true) => {
+            if let Err(error) = http2::serve(&app, &socket, stream).await {
+                tracing::debug!(error = crate::error::chain(&error), "sample connection ended");
+            }
+            return;
+        }
+        Ok(false) => {}
+        // Gone before it said a word.
+        Err(_gone) => return,
+    }
+    let service = service_fn(|request: Request<Incoming>| {
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        answers::answer(Arc::clone(&app), Arc::clone(&socket), request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIMEOUT)
@@ -200,6 +218,23 @@ async fn serve_connection(app: Arc<App>, stream: TcpStream) {
     };
     if let Err(error) = ended {
         tracing::debug!(error = crate::error::chain(&error), "sample connection ended");
+    }
+}
+
+/// Whether the client begins with HTTP/2. What it sent is left there.
+async fn speaks_http2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut begin = [0; http2::PREFACE_BEGIN.len()];
+    loop {
+        let seen = stream.peek(&mut begin).await?;
+        let begin = &begin[..seen];
+        if !http2::PREFACE_BEGIN.starts_with(begin) || begin.is_empty() {
+            return Ok(false);
+        }
+        if begin.len() == http2::PREFACE_BEGIN.len() {
+            return Ok(true);
+        }
+        // The rest is on its way; there is nothing to wait for that says so.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

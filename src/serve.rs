@@ -346,6 +346,7 @@ fn limits(config: &LimitsConfig) -> Limits {
         response_idle: or(config.response_idle, own.response_idle),
         half_closed: or(config.half_closed, own.half_closed),
         pool_idle: or(config.pool_idle, own.pool_idle),
+        upstream_ping: or(config.upstream_ping, own.upstream_ping),
         close_spread: or(config.close_spread, own.close_spread),
         head_bytes: config.head_bytes.unwrap_or(own.head_bytes),
         field_bytes: config.field_bytes.unwrap_or(own.field_bytes),

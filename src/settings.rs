@@ -36,6 +36,8 @@ pub struct AppSettings {
     pub directory: Option<String>,
     /// Port the app listens on inside its container; it is told in `PORT`. The `process` runtime chooses a free one.
     pub port: Option<u16>,
+    /// What the app speaks on that port. Clients speak what they like.
+    pub protocol: Protocol,
     /// Environment variables; encrypted at rest, never shown again.
     #[serde(skip_serializing)]
     pub env: BTreeMap<String, Secret>,
@@ -319,6 +321,19 @@ pub enum RuntimeKind {
     Process,
 }
 
+/// What an app speaks to Lockgate. What clients speak has nothing to do with it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// HTTP/1.1
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS and with prior knowledge, as gRPC servers speak it.
+    H2c,
+}
+
 /// A number of instances, 1 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, ToSchema)]
 #[serde(transparent)]
@@ -351,6 +366,7 @@ impl Default for AppSettings {
             release_command: Vec::new(),
             directory: None,
             port: None,
+            protocol: Protocol::default(),
             env: BTreeMap::new(),
             volumes: Vec::new(),
             replicas: Replicas::default(),

@@ -1,15 +1,17 @@
-//! What one worker has open to the targets: pools of HTTP/1.1 connections, and how a request goes over one.
+//! What one worker has open to the targets, and how a request goes there: pools of HTTP/1.1 connections, and for those
+//! that speak HTTP/2 connections with many streams ([`http2`]).
 //!
 //! # Invariants
-//! 1. A connection serves one request at a time, and goes back to its pool only when nothing is in doubt: the
+//! 1. An HTTP/1.1 connection serves one request at a time, and goes back to its pool only when nothing is in doubt: the
 //!    response ended by its framing, the request was sent whole, no byte is left over, neither side asked to
 //!    close, no error, no upgrade ([`connection::Connection::release`]). Everything else is closed.
 //! 2. A request is sent again only if the first target cannot have acted on it: none of it was written, or it
-//!    was idempotent, without a body, and on a kept connection that closed before it answered.
+//!    was idempotent, without a body, and on a kept connection that closed before it answered. Over HTTP/2 the target may
+//!    also say that it did not begin with it.
 //! 3. Every open connection holds a guard of its target's `connections` gate.
 //!
 //! # No task for a connection
-//! The connection is driven by the task of the client that it serves, inside the futures and bodies here, and by
+//! An HTTP/1.1 connection is driven by the task of the client that it serves, inside the futures and bodies here, and by
 //! nobody while it is idle; a closed one is noticed before it is used. A task of its own would add two wake-ups
 //! and two queues to every request; without one, dropping the response is aborting the request, and a cut is a
 //! flag for the one task that there is ([`activity`]).
@@ -18,6 +20,7 @@ pub(crate) mod activity;
 pub(crate) mod balance;
 pub(crate) mod body;
 pub(crate) mod connection;
+pub(crate) mod http2;
 mod io;
 mod relay;
 pub(crate) mod target;
@@ -28,11 +31,13 @@ use std::time::Duration;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
+use crate::settings::Protocol;
 use crate::telemetry::ConnectCells;
 
 pub(crate) use activity::{Abort, Activity, Phase, Read, Tick, TickLimits};
 pub(crate) use body::{BodyFault, RequestBody, Source, StreamBody};
 pub(crate) use connection::{BUFFER, Connection};
+pub(crate) use http2::{Duplex, Stream};
 pub(crate) use target::{LocalBackend, LocalTarget, RequestGuard, Upstreams};
 
 /// How long connecting may take, and how long a connection is kept without use.
@@ -40,6 +45,8 @@ pub(crate) use target::{LocalBackend, LocalTarget, RequestGuard, Upstreams};
 pub(crate) struct ConnectLimits {
     pub(crate) connect: Duration,
     pub(crate) keep_idle: Tick,
+    /// After so long without a byte an HTTP/2 connection that has streams is pinged.
+    pub(crate) ping: Duration,
     pub(crate) ticks_per_second: Tick,
 }
 
@@ -53,17 +60,49 @@ pub(crate) enum UpstreamError {
     #[error("its connections are closed: it is about to stop")]
     Retired,
     #[error("the connection ended before the response")]
-    Closed(#[source] hyper::Error),
+    Closed(#[source] WireError),
     #[error("the response is malformed")]
-    Malformed(#[source] hyper::Error),
+    Malformed(#[source] WireError),
+    #[error("it takes no upgraded connections")]
+    NoUpgrades,
+    #[error("it does not speak HTTP/2")]
+    NotHttp2,
+    #[error("the request's body failed")]
+    Body(#[source] BodyFault),
 }
 
-/// A response head, and the connection that its body comes over.
+/// What the library for a protocol tells of a failure.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    #[error("there were too many interim responses")]
+    Interim,
+}
+
+/// A response head, and what its body comes over.
 pub(crate) struct Answer {
-    pub(crate) response: Response<Incoming>,
-    pub(crate) connection: Box<Connection>,
+    pub(crate) response: Response<ResponseBody>,
     /// How often the request was lost on a kept connection before, and sent again.
     pub(crate) resent: u32,
+}
+
+/// Where the body of a response comes from.
+pub(crate) enum ResponseBody {
+    Http1 { incoming: Incoming, connection: Box<Connection> },
+    Http2(Box<Stream>),
+}
+
+impl Answer {
+    /// How long connecting took, if it was done for this request.
+    pub(crate) fn connected_in(&self) -> Option<Duration> {
+        match self.response.body() {
+            ResponseBody::Http1 { connection, .. } => connection.connected_in(),
+            ResponseBody::Http2(stream) => stream.connected_in(),
+        }
+    }
 }
 
 /// Sends the request to `target` and waits for the head of the response. Dropping it aborts the request.
@@ -76,6 +115,10 @@ pub(crate) async fn send(
     request: &mut Option<Request<RequestBody>>,
     cells: &ConnectCells,
 ) -> Result<Answer, UpstreamError> {
+    if target.target.protocol == Protocol::H2c {
+        // Boxed because it is large, and others do not need the room.
+        return Box::pin(http2::send(target, request, cells)).await;
+    }
     let mut resent = 0;
     loop {
         let mut connection = match target.idle_connection() {
@@ -88,7 +131,10 @@ pub(crate) async fn send(
         };
         let may_repeat = connection.is_reused() && request.as_ref().is_some_and(may_repeat);
         let error = match connection.exchange(request, may_repeat).await {
-            Ok(response) => return Ok(Answer { response, connection, resent }),
+            Ok(response) => {
+                let response = response.map(|incoming| ResponseBody::Http1 { incoming, connection });
+                return Ok(Answer { response, resent });
+            }
             Err(error) => error,
         };
         if may_repeat && request.is_none() && matches!(error, UpstreamError::Closed(_)) {

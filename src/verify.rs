@@ -8,6 +8,7 @@
 mod client;
 mod exchange;
 mod history;
+mod http2;
 mod options;
 mod plan;
 mod streams;
@@ -183,9 +184,9 @@ impl Run {
         let time = Duration::from(self.options.stream_duration);
         let (length, even) = (u64::from(slot.size), slot.number.is_multiple_of(2));
         let outcome = match slot.kind {
-            Kind::Get => exchange::get(client, &slot).await,
+            Kind::Get | Kind::GetHttp2 => exchange::get(client, &slot).await,
             Kind::Head => exchange::head(client, &slot).await,
-            Kind::Post => exchange::post(client, &slot, &self.id, Framing::Length).await,
+            Kind::Post | Kind::PostHttp2 => exchange::post(client, &slot, &self.id, Framing::Length).await,
             Kind::PostChunked => exchange::post(client, &slot, &self.id, Framing::Chunked).await,
             Kind::SlowUpload => exchange::post(client, &slot, &self.id, Framing::Spread(time)).await,
             Kind::Download => exchange::download(client, &slot, length, false, Duration::ZERO).await,

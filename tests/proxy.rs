@@ -16,6 +16,8 @@ mod cutover;
 mod ejection;
 #[path = "proxy/framing.rs"]
 mod framing;
+#[path = "proxy/grpc.rs"]
+mod grpc;
 #[path = "proxy/holds.rs"]
 mod holds;
 #[path = "proxy/http2.rs"]
@@ -24,6 +26,8 @@ mod http2;
 mod http2_abuse;
 #[path = "proxy/http2_life.rs"]
 mod http2_life;
+#[path = "proxy/http2_upstream.rs"]
+mod http2_upstream;
 #[path = "proxy/identity.rs"]
 mod identity;
 #[path = "proxy/preview_auth.rs"]
@@ -40,6 +44,8 @@ mod split;
 mod streams;
 #[path = "proxy/support.rs"]
 mod support;
+#[path = "proxy/support_h2c.rs"]
+mod support_h2c;
 #[path = "proxy/support_http2.rs"]
 mod support_http2;
 #[path = "proxy/tally.rs"]
@@ -48,5 +54,7 @@ mod tally;
 mod timeouts;
 #[path = "proxy/tls.rs"]
 mod tls;
+#[path = "proxy/websocket_http2.rs"]
+mod websocket_http2;
 #[path = "proxy/workers.rs"]
 mod workers;

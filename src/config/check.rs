@@ -107,6 +107,7 @@ fn limits(limits: &LimitsConfig, findings: &mut Findings<'_>) {
         ("response_idle", limits.response_idle),
         ("half_closed", limits.half_closed),
         ("pool_idle", limits.pool_idle),
+        ("upstream_ping", limits.upstream_ping),
     ];
     for (key, delay) in delays {
         positive(&format!("limits.{key}"), delay.unwrap_or(Delay::seconds(1)), findings);

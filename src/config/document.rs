@@ -142,6 +142,8 @@ pub struct LimitsConfig {
     pub half_closed: Option<Delay>,
     /// An upstream connection without use.
     pub pool_idle: Option<Delay>,
+    /// An HTTP/2 connection to an application that is silent for so long, while it should answer, is pinged.
+    pub upstream_ping: Option<Delay>,
     /// Over which WebSockets are closed at the end of a drain.
     pub close_spread: Option<Delay>,
     /// Request line and header fields together.
@@ -192,7 +194,7 @@ pub struct HistoryConfig {
 pub(super) struct ServiceDocument {
     #[schemars(with = "Vec<HostDocument>")]
     pub(super) hosts: Value,
-    /// `http://ADDRESS:PORT`
+    /// `http://ADDRESS:PORT`, or `h2c://ADDRESS:PORT` for those that speak HTTP/2 without TLS
     pub(super) upstreams: Vec<String>,
 }
 

@@ -410,6 +410,7 @@ mod tests {
             has_pages: false,
             preview_auth: None,
             pages_for: None,
+            protocol: crate::settings::Protocol::Http1,
         };
         publisher.set_instances(&owner, &[]);
         let stats = publisher.live_stats(version).unwrap();

@@ -187,7 +187,7 @@ fn lasting_check(deployment: &Deployment) -> Option<Check> {
     let settings = &deployment.settings;
     match Check::of(settings, &pinned(deployment).ok()?, true).ok()? {
         // That it has run for a while says nothing of now; the path that the app names does.
-        Check::Running(_) => http_probe(&settings.health).map(Check::Probe),
+        Check::Running(_) => http_probe(settings).map(Check::Probe),
         check @ (Check::Probe(_) | Check::ByContainer) => Some(check),
     }
 }

@@ -336,6 +336,7 @@ pub(super) fn owner(deployment: &Deployment) -> Owner {
             && deployment.status == DeploymentStatus::Ready,
         preview_auth: deployment.settings.preview_auth.clone().filter(|_| is_in_preview),
         pages_for: deployment.settings.skew_protection.map(|skew| skew.max_age),
+        protocol: deployment.settings.protocol,
     }
 }
 

@@ -30,7 +30,7 @@ use crate::routing::skew::Skew;
 use crate::routing::split::Split;
 use crate::routing::table::PathRoute;
 use crate::routing::{Backend, Hold, HostPattern, Routing, Target};
-use crate::settings::{Delay, PreviewAuthSettings};
+use crate::settings::{Delay, PreviewAuthSettings, Protocol};
 use crate::store::{self, Access, Deployment, HostRow, RouteRow, Sticky};
 use crate::telemetry::{BackendStats, DeploymentLabels, Tally};
 
@@ -64,8 +64,8 @@ pub struct ServiceRoute {
 
 impl ServiceRoute {
     /// What tells a backend from another one: the service's name and its targets.
-    fn identity(&self) -> (String, Vec<SocketAddr>) {
-        let targets = self.backend.targets.iter().map(|target| target.address).collect();
+    fn identity(&self) -> (String, Vec<(SocketAddr, Protocol)>) {
+        let targets = self.backend.targets.iter().map(|target| (target.address, target.protocol)).collect();
         (self.backend.stats.name().to_owned(), targets)
     }
 }
@@ -84,6 +84,7 @@ pub(super) struct Owner {
     pub(super) preview_auth: Option<PreviewAuthSettings>,
     /// For how long its pages stay with it, and while it is live those of the versions before with theirs.
     pub(super) pages_for: Option<Delay>,
+    pub(super) protocol: Protocol,
 }
 
 #[derive(Debug, Default)]
@@ -629,7 +630,8 @@ impl Publisher {
             Some(instances) => instances
                 .iter()
                 .map(|&(id, address)| {
-                    same(id, address).unwrap_or_else(|| Arc::new(Target::new(id, address, workers)))
+                    let new = || Target::new(id, address, workers).speaking(owner.protocol);
+                    same(id, address).unwrap_or_else(|| Arc::new(new()))
                 })
                 .collect(),
             None => known.map(|backend| backend.targets.clone()).unwrap_or_default(),
@@ -926,6 +928,7 @@ mod tests {
                 has_pages: false,
                 preview_auth: None,
                 pages_for: None,
+                protocol: Protocol::Http1,
             };
             publisher.set_instances(&owner, &[]);
             publisher.set_label(

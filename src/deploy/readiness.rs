@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::ids::InstanceId;
 use crate::probe::{Probe, ProbeError};
 use crate::runtime::{Exit, Health, Instance, InstanceState, Pinned, Ports, Runtime, RuntimeError};
-use crate::settings::{AppSettings, Delay, HealthSettings, ReadinessMode, RuntimeKind};
+use crate::settings::{AppSettings, Delay, ReadinessMode, RuntimeKind};
 use crate::store::Failure;
 
 /// Between two looks at something that is not ready.
@@ -32,7 +32,7 @@ impl Check {
     /// # Errors
     /// If the mode asks for something that is not there.
     pub(super) fn of(settings: &AppSettings, pinned: &Pinned, has_port: bool) -> Result<Self, Failure> {
-        let http = http_probe(&settings.health).map(Self::Probe);
+        let http = http_probe(settings).map(Self::Probe);
         let has_health_check = pinned.has_health_check || !settings.health.command.is_empty();
         let delay = Self::Running(settings.deploy.readiness_delay.0);
         match settings.deploy.readiness_mode {
@@ -56,8 +56,9 @@ impl Check {
 }
 
 /// The GET that the settings ask for.
-pub(super) fn http_probe(health: &HealthSettings) -> Option<Probe> {
-    health.path.clone().map(|path| Probe::Http { path, status: health.status })
+pub(super) fn http_probe(settings: &AppSettings) -> Option<Probe> {
+    let (health, protocol) = (&settings.health, settings.protocol);
+    health.path.clone().map(|path| Probe::Http { path, status: health.status, protocol })
 }
 
 /// Waits until the instance is ready.

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::upstream::Connection;
+use crate::upstream::{Connection, ResponseBody, Stream};
 
 use super::exchange::{End, Exchange};
 use super::response;
+use super::upload::Rest;
 
 /// The body of a response.
 pub(crate) struct Body {
@@ -22,6 +23,7 @@ pub(crate) struct Body {
 enum Kind {
     Own(Bytes),
     Upstream { incoming: Incoming, connection: Option<Box<Connection>> },
+    Stream(Option<Box<Stream>>),
 }
 
 /// The response cannot be completed: the client must see that it was cut short.
@@ -41,8 +43,13 @@ impl Body {
     }
 
     /// The body of an upstream's response.
-    pub(crate) fn upstream(incoming: Incoming, connection: Box<Connection>, exchange: Box<Exchange>) -> Self {
-        let kind = Kind::Upstream { incoming, connection: Some(connection) };
+    pub(crate) fn upstream(body: ResponseBody, exchange: Box<Exchange>) -> Self {
+        let kind = match body {
+            ResponseBody::Http1 { incoming, connection } => {
+                Kind::Upstream { incoming, connection: Some(connection) }
+            }
+            ResponseBody::Http2(stream) => Kind::Stream(Some(stream)),
+        };
         let mut body = Self { kind, exchange: Some(exchange) };
         if http_body::Body::is_end_stream(&body) {
             body.complete();
@@ -52,10 +59,12 @@ impl Body {
 
     /// Has the request go on while the response is held up.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Kind::Upstream { connection: Some(connection), .. } = &mut self.kind {
-            // Whether it is over is seen by whoever asks for the next frame.
-            let _over = connection.poll_drive(cx);
-        }
+        // Whether it is over is seen by whoever asks for the next frame.
+        let _over = match &mut self.kind {
+            Kind::Upstream { connection: Some(connection), .. } => connection.poll_drive(cx),
+            Kind::Stream(Some(stream)) => stream.poll_upload(cx),
+            Kind::Own(_) | Kind::Upstream { connection: None, .. } | Kind::Stream(None) => return,
+        };
     }
 
     /// The last byte has come: the connection is free for the next request, or for the rest of this one's body.
@@ -64,14 +73,22 @@ impl Body {
         if exchange.end == End::Open {
             exchange.end = End::Complete;
         }
-        let Kind::Upstream { connection, .. } = &mut self.kind else { return };
-        let Some(mut connection) = connection.take() else { return };
-        if connection.is_free() || !exchange.has_body {
-            connection.release();
-        } else {
-            let guard = exchange.guard.take();
-            exchange.client.worker.uploads.go_on(&exchange.client, connection, guard);
-        }
+        let rest = match &mut self.kind {
+            Kind::Own(_) => return,
+            Kind::Upstream { connection, .. } => {
+                let Some(mut connection) = connection.take() else { return };
+                if connection.is_free() || !exchange.has_body {
+                    return connection.release();
+                }
+                Rest::Connection(connection)
+            }
+            Kind::Stream(stream) => match stream.take() {
+                Some(stream) if !stream.is_sent() => Rest::Stream(stream),
+                Some(_) | None => return,
+            },
+        };
+        let guard = exchange.guard.take();
+        exchange.client.worker.uploads.go_on(&exchange.client, rest, guard);
     }
 }
 
@@ -91,6 +108,8 @@ impl http_body::Body for Body {
             Kind::Upstream { incoming, connection: Some(connection), .. } => {
                 poll_upstream(incoming, connection, cx)
             }
+            Kind::Stream(None) => Poll::Ready(None),
+            Kind::Stream(Some(stream)) => stream.poll_frame(cx).map_err(|_reset| CutShort),
         };
         match &mut polled {
             Poll::Pending => return Poll::Pending,
@@ -121,6 +140,7 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Own(bytes) => bytes.is_empty(),
             Kind::Upstream { incoming, .. } => incoming.is_end_stream(),
+            Kind::Stream(stream) => stream.as_ref().is_none_or(|stream| stream.is_end()),
         }
     }
 
@@ -128,6 +148,10 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Upstream { incoming, .. } => incoming.size_hint(),
+            Kind::Stream(None) => SizeHint::with_exact(0),
+            Kind::Stream(Some(stream)) => {
+                stream.missing().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
         }
     }
 }

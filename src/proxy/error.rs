@@ -46,6 +46,8 @@ pub(crate) enum ForwardError {
     Held(Refusal),
     #[error("the application asked for an upgrade that the client did not ask for")]
     UpgradeUnasked,
+    #[error("the application did not take up the upgrade that was connected for")]
+    UpgradeRefused,
     #[error("the application's answer cannot be passed on")]
     ResponseInvalid,
     #[error("the application did not answer")]
@@ -128,19 +130,14 @@ impl ForwardError {
                 refresh: refusal.refresh,
                 ..later(refusal.retry_after, refusal.code, refusal.detail)
             },
+            Self::UpgradeRefused => {
+                plain(S::BAD_GATEWAY, "upgrade_refused", "The application takes no WebSockets there.")
+            }
             Self::UpgradeUnasked | Self::ResponseInvalid => {
                 plain(S::BAD_GATEWAY, "upstream_malformed", "The application's answer was malformed.")
             }
             Self::Upstream(error) => of_upstream(error),
-            Self::RequestBody(fault) => match fault {
-                BodyFault::Malformed => {
-                    closing(S::BAD_REQUEST, "bad_request", "The request's chunks are malformed.")
-                }
-                BodyFault::Truncated => closing(S::BAD_REQUEST, "client_abort", "The request was cut short."),
-                BodyFault::TooLarge => {
-                    closing(S::PAYLOAD_TOO_LARGE, "body_too_large", "The request's body is too large.")
-                }
-            },
+            Self::RequestBody(fault) => of_body(*fault),
             Self::Aborted(abort) => of_abort(*abort),
         }
     }
@@ -173,11 +170,31 @@ fn of_upstream(error: &UpstreamError) -> Verdict {
         UpstreamError::Closed(_) => {
             (StatusCode::BAD_GATEWAY, "upstream_reset", "The application did not answer.")
         }
-        UpstreamError::Malformed(_) => {
+        UpstreamError::NoUpgrades => (
+            StatusCode::NOT_IMPLEMENTED,
+            "upgrade_unsupported",
+            "The application speaks HTTP/2, and takes no upgraded connections.",
+        ),
+        UpstreamError::Malformed(_) | UpstreamError::NotHttp2 => {
             (StatusCode::BAD_GATEWAY, "upstream_malformed", "The application's answer was malformed.")
         }
+        UpstreamError::Body(fault) => return of_body(*fault),
     };
     plain(status, code, detail)
+}
+
+fn of_body(fault: BodyFault) -> Verdict {
+    match fault {
+        BodyFault::Malformed => {
+            closing(StatusCode::BAD_REQUEST, "bad_request", "The request's chunks are malformed.")
+        }
+        BodyFault::Truncated => {
+            closing(StatusCode::BAD_REQUEST, "client_abort", "The request was cut short.")
+        }
+        BodyFault::TooLarge => {
+            closing(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The request's body is too large.")
+        }
+    }
 }
 
 fn of_abort(abort: Abort) -> Verdict {

@@ -10,9 +10,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use crate::clock::Timestamp;
 
 use super::error::Verdict;
+use super::grpc;
 
 /// Tells an own answer from an application's.
-const REASON: HeaderName = HeaderName::from_static("lockgate-reason");
+pub(crate) const REASON: HeaderName = HeaderName::from_static("lockgate-reason");
 
 /// Marks an answer as Lockgate's own, for now alone, and says why it was given.
 pub(crate) fn mark_own(headers: &mut HeaderMap, code: &'static str) {
@@ -29,6 +30,8 @@ pub(crate) const ALLOWED: HeaderValue =
 pub(crate) enum Form {
     Json,
     Html,
+    /// Trailers alone.
+    Grpc,
 }
 
 impl Form {
@@ -45,13 +48,16 @@ impl Form {
 
 /// The answer for `verdict`, with its body.
 pub(crate) fn render(verdict: Verdict, form: Form, request_id: &HeaderValue) -> Response<Bytes> {
+    if form == Form::Grpc {
+        return grpc::render(verdict);
+    }
     let id = request_id.to_str().unwrap_or_default();
     let title = match verdict.refresh {
         Some(_) => "One moment",
         None => verdict.status.canonical_reason().unwrap_or("Error"),
     };
     let (content_type, text) = match form {
-        Form::Json => ("application/problem+json", json(verdict, title, id)),
+        Form::Json | Form::Grpc => ("application/problem+json", json(verdict, title, id)),
         Form::Html => ("text/html; charset=utf-8", html(verdict, title, id)),
     };
     let body = Bytes::from(text);

@@ -61,6 +61,16 @@ pub(crate) enum Mark {
     Pinned,
 }
 
+/// How a response is looked after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Shape {
+    #[default]
+    Plain,
+    EventStream,
+    /// Of gRPC: it may rest like an event stream, and is timed as a request is, because nobody can tell which one ends soon.
+    Call,
+}
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -304,7 +314,7 @@ impl Exchange {
     /// Its target answered.
     pub(crate) fn reached(&mut self, answer: &Answer) {
         if let Some(logged) = &mut self.logged {
-            logged.reached(answer.resent, answer.connection.connected_in());
+            logged.reached(answer.resent, answer.connected_in());
         }
     }
 
@@ -337,16 +347,16 @@ impl Exchange {
     }
 
     /// The response head is passed on; its body follows.
-    pub(crate) fn respond(&mut self, status: StatusCode, is_event_stream: bool) {
+    pub(crate) fn respond(&mut self, status: StatusCode, shape: Shape) {
         self.status = status;
         self.responded = Some(self.client.worker.clock.now());
         self.responded_in = self.client.polls.get();
-        self.is_stream = is_event_stream;
-        if is_event_stream {
+        self.is_stream = shape == Shape::EventStream;
+        if shape == Shape::Plain {
+            self.client.activity.enter(Phase::Response);
+        } else {
             self.guard = self.guard.take().map(RequestGuard::into_stream);
             self.client.activity.enter(Phase::EventStream);
-        } else {
-            self.client.activity.enter(Phase::Response);
         }
         if crate::fault::sabotaged("guard_at_headers") {
             self.guard = None;

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
+use h2::ext::Protocol;
 use h2::server::{Builder, SendResponse};
 use http::Request;
 use tokio::task::JoinSet;
@@ -116,6 +117,7 @@ fn settings(client: &Client) -> Builder {
         .max_concurrent_streams(limits.http2_streams)
         .max_header_list_size(HEADER_LIST)
         .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol()
         .max_local_error_reset_streams(Some(ERRORS_MAX));
     builder
 }
@@ -187,10 +189,17 @@ impl Connection {
         let client = Rc::new(Client::of_stream(&self.shared.client));
         let length = request.headers().get(http::header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        let mut request = request.map(|stream| Source::Http2(StreamBody::new(stream, length)));
+        // What follows an extended CONNECT is no body.
+        let is_connect = request.extensions().get::<Protocol>().is_some();
+        let (head, stream) = request.into_parts();
+        let (body, tunnel) = match is_connect {
+            true => (Source::Empty, Some(stream)),
+            false => (Source::Http2(StreamBody::new(stream, length)), None),
+        };
+        let mut request = Request::from_parts(head, body);
         head::tell_empty(&mut request);
         // Boxed because the task's cell is moved several times, with all that is in it.
-        let serving = Box::pin(stream::serve(client, Rc::clone(&self.shared), request, respond));
+        let serving = Box::pin(stream::serve(client, Rc::clone(&self.shared), request, tunnel, respond));
         self.streams.spawn_local(serving);
     }
 }

@@ -4,6 +4,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 
 use super::error::ForwardError;
+use super::exchange::Shape;
+use super::grpc;
 use super::headers::{KEEP_ALIVE, PROXY_CONNECTION, Via, X_REQUEST_ID, remove_all};
 use super::validate::{Checked, is_shortest_number, lists_nothing, tokens};
 
@@ -22,7 +24,7 @@ pub(crate) struct Seen {
     length: Option<u64>,
     /// More than once, or not in its shortest form.
     has_odd_length: bool,
-    pub(crate) is_event_stream: bool,
+    pub(crate) shape: Shape,
     /// How long the upstream says that it keeps an idle connection, in seconds.
     pub(crate) keep_alive: Option<u32>,
 }
@@ -60,7 +62,7 @@ pub(crate) fn check(response: &Response<impl Sized>, checked: &Checked) -> Resul
                 seen.length = Some(length);
             }
             header::TRAILER => seen.has_trailer = true,
-            header::CONTENT_TYPE => seen.is_event_stream = is_event_stream(value),
+            header::CONTENT_TYPE => seen.shape = shape_of(value),
             header::UPGRADE | header::PROXY_AUTHENTICATE => seen.has_hop = true,
             _ if *name == KEEP_ALIVE => {
                 seen.has_hop = true;
@@ -104,7 +106,10 @@ pub(crate) fn to_client(
     if seen.codings > 0 {
         // hyper frames the body itself; left in place, the field makes it drop the client without an answer.
         headers.remove(header::TRANSFER_ENCODING);
-    } else if seen.has_trailer && *method != Method::HEAD {
+    } else if seen.has_trailer
+        && *method != Method::HEAD
+        && (version != Version::HTTP_2 || seen.length.is_some())
+    {
         headers.remove(header::TRAILER);
     }
     if let Some(length) = seen.length {
@@ -154,6 +159,16 @@ fn is_asked_for(headers: &HeaderMap, checked: &Checked) -> bool {
     match (&checked.upgrade, headers.get(header::UPGRADE)) {
         (Some(asked), Some(given)) => asked.as_bytes().eq_ignore_ascii_case(given.as_bytes()),
         _ => false,
+    }
+}
+
+fn shape_of(content_type: &HeaderValue) -> Shape {
+    if is_event_stream(content_type) {
+        Shape::EventStream
+    } else if grpc::is_of_call(content_type) {
+        Shape::Call
+    } else {
+        Shape::Plain
     }
 }
 

@@ -142,8 +142,9 @@ impl Tries {
     ) -> Result<(), ForwardError> {
         let worker = &client.worker;
         let is_retired = matches!(error, UpstreamError::Retired);
+        let is_its_fault = !is_retired && !matches!(error, UpstreamError::NoUpgrades);
         // What a broken request led to is not the target's fault.
-        if !is_retired && client.activity.body_fault().is_none() {
+        if is_its_fault && client.activity.body_fault().is_none() {
             worker.blame(backend, target);
         }
         // A static service is nobody's instance.

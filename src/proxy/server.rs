@@ -78,7 +78,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
             let upgrade = client.upgrade.borrow_mut().take();
             // What follows hyper's part is rare, and boxed: every connection would carry the room for it.
             if let Some(upgrade) = upgrade {
-                Box::pin(tunnel::run(&client, upgrade, read)).await;
+                let socket = client.socket.borrow_mut().take();
+                if let Some(socket) = socket {
+                    Box::pin(tunnel::run(&client, upgrade, socket, read)).await;
+                }
             } else if client.activity.is_receiving() {
                 Box::pin(end(&client, b"")).await;
             } else if client.tls.is_some() {

@@ -101,6 +101,9 @@ pub struct Limits {
     pub rest: Duration,
     /// An upstream connection without use, unless the upstream says otherwise in `Keep-Alive`.
     pub pool_idle: Duration,
+    /// An HTTP/2 connection to an application on which nothing came for so long, while something is awaited, is pinged
+    /// and gets no more requests; if nothing comes for as long again it is closed.
+    pub upstream_ping: Duration,
     /// Over how long WebSockets are spread when they are closed at the end of a drain.
     pub close_spread: Duration,
     /// The coarseness of all of these.
@@ -159,6 +162,7 @@ impl Default for Limits {
             half_closed: Duration::from_secs(60),
             rest: Duration::from_secs(1),
             pool_idle: Duration::from_secs(4),
+            upstream_ping: Duration::from_secs(10),
             close_spread: Duration::from_secs(3),
             tick: Duration::from_millis(250),
             head_bytes: 32 * 1024,
@@ -207,6 +211,7 @@ impl Limits {
         ConnectLimits {
             connect: self.connect,
             keep_idle: self.ticks(self.pool_idle),
+            ping: self.upstream_ping,
             ticks_per_second: self.ticks(Duration::from_secs(1)),
         }
     }

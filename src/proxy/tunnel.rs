@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::upstream::{Abort, Connection};
+use crate::upstream::{Abort, Connection, Stream};
 
 use super::client::Client;
 use super::exchange::{End, Exchange};
@@ -18,9 +18,15 @@ use super::websocket::Frames;
 
 /// An upgrade that both sides agreed to.
 pub(crate) struct Upgrade {
-    pub(crate) connection: Box<Connection>,
+    pub(crate) upstream: Upstream,
     pub(crate) exchange: Box<Exchange>,
     pub(crate) is_websocket: bool,
+}
+
+/// The application's side of one.
+pub(crate) enum Upstream {
+    Connection(Box<Connection>),
+    Stream(Box<Stream>),
 }
 
 /// One direction.
@@ -38,19 +44,37 @@ enum FlowState {
     Ended,
 }
 
-/// Carries bytes until both directions have ended, or the tunnel is cut. `read` is what the client sent behind
-/// its request.
-pub(crate) async fn run(client: &Client, upgrade: Upgrade, read: Bytes) {
-    let Upgrade { connection, mut exchange, is_websocket } = upgrade;
-    let socket = client.socket.borrow_mut().take();
-    let (Some(mut downstream), Some((mut upstream, first, _counted))) =
-        (socket, connection.into_stream().await)
-    else {
-        return;
-    };
+/// Carries bytes between `downstream` and the application until both directions have ended, or the tunnel is cut. `read`
+/// is what the client sent behind its request.
+pub(crate) async fn run(
+    client: &Client,
+    upgrade: Upgrade,
+    downstream: impl AsyncRead + AsyncWrite + Unpin,
+    read: Bytes,
+) {
+    let Upgrade { upstream, exchange, is_websocket } = upgrade;
+    let frames = is_websocket.then(Frames::default);
+    match upstream {
+        Upstream::Connection(connection) => {
+            let Some((upstream, first, _counted)) = connection.into_stream().await else { return };
+            carry(client, exchange, frames, (downstream, read), (upstream, first)).await;
+        }
+        Upstream::Stream(stream) => {
+            let Some((upstream, _place)) = stream.into_duplex() else { return };
+            carry(client, exchange, frames, (downstream, read), (upstream, Bytes::new())).await;
+        }
+    }
+}
+
+async fn carry(
+    client: &Client,
+    mut exchange: Box<Exchange>,
+    mut frames: Option<Frames>,
+    (mut downstream, read): (impl AsyncRead + AsyncWrite + Unpin, Bytes),
+    (mut upstream, first): (impl AsyncRead + AsyncWrite + Unpin, Bytes),
+) {
     let mut up = Flow::new(read);
     let mut down = Flow::new(first);
-    let mut frames = is_websocket.then(Frames::default);
     if let Some(frames) = &mut frames {
         down.held = frames.pass(std::mem::take(&mut down.held));
     }

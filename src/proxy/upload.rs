@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::routing::backend::Cut;
-use crate::upstream::{Connection, LocalTarget, RequestGuard};
+use crate::upstream::{Connection, LocalTarget, RequestGuard, Stream};
 
 use super::client::Client;
 
@@ -16,6 +16,12 @@ use super::client::Client;
 pub(crate) struct Uploads {
     tasks: RefCell<JoinSet<()>>,
     open: RefCell<Vec<Upload>>,
+}
+
+/// What a request goes on over.
+pub(crate) enum Rest {
+    Connection(Box<Connection>),
+    Stream(Box<Stream>),
 }
 
 /// Without its client: it may be found here long after it is over, and must not keep a socket open.
@@ -28,15 +34,10 @@ struct Upload {
 }
 
 impl Uploads {
-    /// Goes on with a request over `connection`.
-    pub(crate) fn go_on(
-        &self,
-        client: &Rc<Client>,
-        mut connection: Box<Connection>,
-        guard: Option<RequestGuard>,
-    ) {
+    /// Goes on with a request.
+    pub(crate) fn go_on(&self, client: &Rc<Client>, mut rest: Rest, guard: Option<RequestGuard>) {
         let idle: Duration = client.worker.settings.limits.body_idle;
-        let target = Rc::clone(connection.target());
+        let target = Rc::clone(rest.target());
         let activity = Rc::clone(&client.activity);
         let mut tasks = self.tasks.borrow_mut();
         while tasks.try_join_next().is_some() {}
@@ -44,8 +45,8 @@ impl Uploads {
             let _guard = guard;
             loop {
                 let before = activity.request_bytes();
-                match tokio::time::timeout(idle, connection.sent()).await {
-                    Ok(true) => return connection.release(),
+                match tokio::time::timeout(idle, rest.sent()).await {
+                    Ok(true) => return rest.release(),
                     Ok(false) => return,
                     Err(_elapsed) if activity.request_bytes() == before => return,
                     Err(_elapsed) => {}
@@ -72,5 +73,32 @@ impl Uploads {
             !is_meant && !upload.handle.is_finished()
         });
         cuts
+    }
+}
+
+impl Rest {
+    fn target(&self) -> &Rc<LocalTarget> {
+        match self {
+            Self::Connection(connection) => connection.target(),
+            Self::Stream(stream) => stream.target(),
+        }
+    }
+
+    /// Waits until the request is sent whole; `false` if it came to another end.
+    async fn sent(&mut self) -> bool {
+        match self {
+            Self::Connection(connection) => connection.sent().await,
+            Self::Stream(stream) => {
+                std::future::poll_fn(|cx| stream.poll_upload(cx)).await;
+                true
+            }
+        }
+    }
+
+    fn release(self) {
+        match self {
+            Self::Connection(connection) => connection.release(),
+            Self::Stream(stream) => drop(stream),
+        }
     }
 }

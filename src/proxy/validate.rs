@@ -22,6 +22,8 @@ pub(crate) struct Checked {
     pub(crate) is_server_options: bool,
     /// The protocol to which the connection is to be upgraded.
     pub(crate) upgrade: Option<HeaderValue>,
+    /// It came as a CONNECT of HTTP/2, to which every success is an agreement.
+    pub(crate) is_connect: bool,
     pub(crate) seen: Seen,
 }
 
@@ -83,7 +85,8 @@ pub(crate) fn check(head: &Parts, has_body: bool, limits: &Limits) -> Result<Che
     let authority = check_target(head, host, limits)?;
     let upgrade = if seen.has(Seen::UPGRADE) { upgrade_of(head, has_body)? } else { None };
     let is_server_options = head.uri.path() == "*" || ends_here(head, seen);
-    Ok(Checked { authority, is_server_options, upgrade, seen })
+    let is_connect = upgrade.is_some() && head.version == Version::HTTP_2;
+    Ok(Checked { authority, is_server_options, upgrade, is_connect, seen })
 }
 
 #[derive(Clone, Copy)]
@@ -249,14 +252,14 @@ fn is_http(scheme: &Scheme) -> bool {
     *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS
 }
 
-/// An upgrade is for HTTP/1.1, named in `Connection`, a GET, and without a body, which the new protocol's first
+/// An upgrade is for HTTP/1.1, or what a CONNECT of HTTP/2 was made into, named in `Connection`, a GET, and without a body, which the new protocol's first
 /// bytes could be taken for. `h2c`, with its drafts, is left out of the request instead: it would lead past everything here.
 fn upgrade_of(head: &Parts, has_body: bool) -> Result<Option<HeaderValue>, ForwardError> {
     let mut values = head.headers.get_all(header::UPGRADE).iter();
     let (Some(protocol), None) = (values.next(), values.next()) else {
         return Err(ForwardError::BadRequest("There is more than one Upgrade header."));
     };
-    let is_offered = head.version == Version::HTTP_11
+    let is_offered = head.version >= Version::HTTP_11
         && tokens(&head.headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     if !is_offered || !is_tunnelled(protocol.as_bytes()) {
         return Ok(None);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::gate::Gate;
 use crate::ids::InstanceId;
+use crate::settings::Protocol;
 use crate::telemetry::BackendStats;
 
 use super::hold::Hold;
@@ -47,6 +48,7 @@ impl Comeback {
 pub struct Target {
     pub id: InstanceId,
     pub address: SocketAddr,
+    pub protocol: Protocol,
     /// Admits requests and counts them.
     pub gate: Arc<Gate>,
     /// Admits upstream connections and counts them: closed before the instance gets its stop signal.
@@ -98,12 +100,13 @@ impl Backend {
 }
 
 impl Target {
-    /// A healthy target with open gates, one shard for each of `workers`.
+    /// A healthy target with open gates, one shard for each of `workers`, that speaks HTTP/1.1.
     #[must_use]
     pub fn new(id: InstanceId, address: SocketAddr, workers: usize) -> Self {
         Self {
             id,
             address,
+            protocol: Protocol::default(),
             gate: Arc::new(Gate::new(workers)),
             connections: Arc::new(Gate::new(workers)),
             standing: Standing::default(),
@@ -111,6 +114,12 @@ impl Target {
             order: AtomicU8::new(0),
             cuts: Mutex::new(Vec::new()),
         }
+    }
+
+    /// The same, that speaks `protocol`.
+    #[must_use]
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
     }
 
     /// Whether it may be chosen while a healthy one is there.

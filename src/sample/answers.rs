@@ -10,10 +10,9 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, TRAILER};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde::Serialize;
 
-use super::content::{self, Body, whole};
+use super::content::{self, Body, Broken, Received, whole};
 use super::{App, Health, websocket};
 
 const VERSION: HeaderName = HeaderName::from_static("x-version");
@@ -32,7 +31,7 @@ const MAX_BYTES: u64 = 1 << 26;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unanswered {
     #[error("the client's body ended early")]
-    Body(#[source] hyper::Error),
+    Body(#[source] Broken),
     #[error("dropped, as the path asks")]
     Dropped,
 }
@@ -52,7 +51,7 @@ struct Echo {
 pub(super) async fn answer(
     app: Arc<App>,
     socket: Arc<OwnedFd>,
-    request: Request<Incoming>,
+    request: Request<Received>,
 ) -> Result<Response<Body>, Unanswered> {
     let generation = request.headers().get(LOCKGATE_GENERATION).cloned();
     let mut response = by_path(&app, &socket, request).await?;
@@ -72,7 +71,7 @@ pub(super) async fn answer(
 async fn by_path(
     app: &Arc<App>,
     socket: &OwnedFd,
-    request: Request<Incoming>,
+    request: Request<Received>,
 ) -> Result<Response<Body>, Unanswered> {
     let path = request.uri().path().to_owned();
     let query = Query(request.uri().query().unwrap_or_default().to_owned());
@@ -109,7 +108,7 @@ fn root(app: &App) -> Response<Body> {
 }
 
 /// The request as it arrived, its body read whole.
-async fn echo(request: Request<Incoming>) -> Result<Echo, Unanswered> {
+async fn echo(request: Request<Received>) -> Result<Echo, Unanswered> {
     let (head, mut body) = request.into_parts();
     let mut hasher = blake3::Hasher::new();
     while let Some(frame) = body.frame().await {
@@ -135,7 +134,7 @@ async fn echo(request: Request<Incoming>) -> Result<Echo, Unanswered> {
 async fn submit(
     app: &App,
     socket: &OwnedFd,
-    request: Request<Incoming>,
+    request: Request<Received>,
 ) -> Result<Response<Body>, Unanswered> {
     if request.method() != Method::POST {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "submissions are POST requests\n"));

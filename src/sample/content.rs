@@ -16,6 +16,12 @@ use crate::clock::Clock;
 /// Every answer's body.
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
+/// Every request's body.
+pub(super) type Received = UnsyncBoxBody<Bytes, Broken>;
+
+/// A request's body that broke off.
+pub(super) type Broken = Box<dyn std::error::Error + Send + Sync>;
+
 const CHUNK: u64 = 16 * 1024;
 
 /// A body that is there as a whole.

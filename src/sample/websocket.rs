@@ -5,7 +5,6 @@ use std::sync::Arc;
 use futures_util::{SinkExt, StreamExt};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
@@ -16,10 +15,10 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::App;
 use super::answers::text;
-use super::content::{Body, whole};
+use super::content::{Body, Received, whole};
 
 /// Answers the handshake; the conversation goes on in a task of the app.
-pub(super) fn upgrade(app: &Arc<App>, mut request: Request<Incoming>) -> Response<Body> {
+pub(super) fn upgrade(app: &Arc<App>, mut request: Request<Received>) -> Response<Body> {
     let Some(accept) = accept_value(&request) else {
         return text(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket\n");
     };
@@ -35,7 +34,7 @@ pub(super) fn upgrade(app: &Arc<App>, mut request: Request<Incoming>) -> Respons
 }
 
 /// The proof that the handshake was understood; `None` if the request is not one.
-fn accept_value(request: &Request<Incoming>) -> Option<HeaderValue> {
+fn accept_value(request: &Request<Received>) -> Option<HeaderValue> {
     let headers = request.headers();
     headers.get(UPGRADE).filter(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))?;
     let key = headers.get(SEC_WEBSOCKET_KEY)?;

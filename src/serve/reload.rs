@@ -16,7 +16,7 @@ use crate::admin::ReloadRequest;
 use crate::api::Reloaded;
 use crate::certs::{CertTable, Certs, TlsError};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{AppConfig, Config, HostRule};
+use crate::config::{AppConfig, Config, HostRule, ServiceUpstream};
 use crate::deploy::{Orchestrator, ServiceRoute};
 use crate::error::chain;
 use crate::ids::{AppName, InstanceId, WorkspaceName};
@@ -219,8 +219,11 @@ fn services(config: &Config, routing: &Routing) -> Vec<ServiceRoute> {
     let mut routes = Vec::new();
     for (name, service) in &config.services {
         let workers = routing.workers();
-        let target = |address| Arc::new(Target::new(InstanceId::generate(), address, workers));
-        let targets = service.upstreams.iter().copied().map(target).collect();
+        let target = |upstream: &ServiceUpstream| {
+            let target = Target::new(InstanceId::generate(), upstream.address, workers);
+            Arc::new(target.speaking(upstream.protocol))
+        };
+        let targets = service.upstreams.iter().map(target).collect();
         let stats = Arc::new(BackendStats::for_service(name.as_str(), workers));
         let backend = Arc::new(Backend::new(targets, stats));
         routes.extend(service.hosts.iter().map(|rule| ServiceRoute {

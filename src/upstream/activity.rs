@@ -86,6 +86,8 @@ pub(crate) struct Activity {
     awaited: Cell<Tick>,
     received: Cell<u64>,
     body_fault: Cell<Option<BodyFault>>,
+    /// The request is a call of gRPC: its client sends when it likes, and waits for so long at least.
+    call: Cell<Option<Tick>>,
     /// The client's socket is full: it has to read first.
     awaits_reader: Cell<bool>,
     /// Bytes that the socket took.
@@ -126,6 +128,7 @@ impl Activity {
             awaited: Cell::new(0),
             received: Cell::new(0),
             body_fault: Cell::new(None),
+            call: Cell::new(None),
             awaits_reader: Cell::new(false),
             written: Cell::new(0),
             reader: Cell::default(),
@@ -156,6 +159,12 @@ impl Activity {
         self.awaited.set(0);
         self.received.set(0);
         self.body_fault.set(None);
+        self.call.set(None);
+    }
+
+    /// The request is a call of gRPC, for whose end its client waits `patience` ticks.
+    pub(crate) fn begin_call(&self, patience: Tick) {
+        self.call.set(Some(patience));
     }
 
     /// The request and its response are over. A client that closed its side is looked at again, because what it
@@ -356,7 +365,7 @@ impl Activity {
             }
             Phase::Idle => (idle >= limits.keep_alive).then_some(Abort::Idle),
             Phase::Head => (now - self.since.get() >= limits.head).then_some(Abort::HeadTimeout),
-            Phase::Request if self.awaits_client.get() => {
+            Phase::Request if self.awaits_client.get() && self.call.get().is_none() => {
                 self.awaited.set(self.awaited.get() + 1);
                 let waited = u64::from(self.awaited.get());
                 let floor = waited * limits.floor_per_tick;
@@ -364,7 +373,12 @@ impl Activity {
                 (slow || idle >= limits.body_idle).then_some(Abort::BodyTimeout)
             }
             Phase::Request | Phase::Held if gone => Some(Abort::ClientGone),
-            Phase::Request => (idle >= limits.response_head).then_some(Abort::ResponseTimeout),
+            // The app may have nothing to say before it has heard all.
+            Phase::Request if self.call.get().is_some() && self.is_receiving.get() => None,
+            Phase::Request => {
+                let patience = self.call.get().unwrap_or_default().max(limits.response_head);
+                (idle >= patience).then_some(Abort::ResponseTimeout)
+            }
             Phase::Response | Phase::EventStream if gone && idle >= limits.half_closed => {
                 Some(Abort::ClientGone)
             }

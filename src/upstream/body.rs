@@ -1,5 +1,6 @@
 //! The request's body on its way upstream: counted, bounded, and its faults kept apart from the upstream's.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -16,12 +17,23 @@ use super::activity::Activity;
 pub(crate) enum RequestBody {
     Empty,
     Streaming(Streaming),
+    /// Boxed because it is rare.
+    Again(Box<Again>),
+}
+
+/// A body of which something was read, for a request that nobody acted on, and that goes out once more.
+pub(crate) struct Again {
+    pub(super) first: VecDeque<Bytes>,
+    pub(super) rest: RequestBody,
+    pub(super) trailers: Option<HeaderMap>,
 }
 
 /// Where the body of a request comes from.
 pub(crate) enum Source {
     Http1(Incoming),
     Http2(StreamBody),
+    /// None: what follows the request is not its body.
+    Empty,
 }
 
 /// The body of a request that came over HTTP/2.
@@ -70,6 +82,7 @@ impl RequestBody {
 impl Drop for Streaming {
     fn drop(&mut self) {
         self.activity.pass_body(false);
+        self.activity.await_client(false);
     }
 }
 
@@ -81,7 +94,11 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let Self::Streaming(body) = self.get_mut() else { return Poll::Ready(None) };
+        let body = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Streaming(body) => body,
+            Self::Again(again) => return again.poll_frame(cx),
+        };
         let Streaming { incoming, left, activity, is_reserved } = body;
         let polled = Pin::new(&mut *incoming).poll_frame(cx);
         activity.await_client(polled.is_pending());
@@ -112,6 +129,9 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Streaming(body) => body.incoming.is_end_stream(),
+            Self::Again(again) => {
+                again.first.is_empty() && again.trailers.is_none() && again.rest.is_end_stream()
+            }
         }
     }
 
@@ -119,6 +139,20 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streaming(body) => body.incoming.size_hint(),
+            // Its head says it, if anybody does.
+            Self::Again(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Again {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        if let Some(data) = self.first.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        match ready!(Pin::new(&mut self.rest).poll_frame(cx)) {
+            None => Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+            more => Poll::Ready(more),
         }
     }
 }
@@ -159,6 +193,7 @@ impl Body for Source {
         match self.get_mut() {
             Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(|error| fault_of(&error)),
             Self::Http2(body) => body.poll_next(cx),
+            Self::Empty => Poll::Ready(None),
         }
     }
 
@@ -166,12 +201,14 @@ impl Body for Source {
         match self {
             Self::Http1(incoming) => incoming.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
+            Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(incoming) => incoming.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
             Self::Http2(body) => body.length.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }

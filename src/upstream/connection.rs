@@ -83,7 +83,7 @@ impl Connection {
             .max_buf_size(BUFFER)
             .handshake(TokioIo::new(UpstreamIo::new(stream, Rc::clone(&memory))))
             .await
-            .map_err(UpstreamError::Closed)?;
+            .map_err(|error| UpstreamError::Closed(error.into()))?;
         Ok(Box::new(Self {
             sender,
             driver: Some(driver),
@@ -145,9 +145,9 @@ impl Connection {
             *request = failure.take_message();
             let error = failure.into_error();
             if error.is_parse() || error.is_parse_too_large() || self.memory.is_flooded() {
-                UpstreamError::Malformed(error)
+                UpstreamError::Malformed(error.into())
             } else {
-                UpstreamError::Closed(error)
+                UpstreamError::Closed(error.into())
             }
         });
         self.memory.head_came();
@@ -233,7 +233,7 @@ fn drive(driver: &mut Option<Driver>, has_ended: &mut bool, waker: &Waker) -> Po
     polled
 }
 
-async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+pub(super) async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_nodelay(true)?;
     socket.connect(address).await

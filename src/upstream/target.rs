@@ -4,10 +4,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+
+use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::gate::{Gate, Guard, Refused};
@@ -16,6 +19,7 @@ use crate::routing::{Backend, Target};
 use crate::telemetry::Telemetry;
 
 use super::connection::Connection;
+use super::http2::{Link, Place, STREAMS_MAX};
 use super::{ConnectLimits, Tick, UpstreamError};
 
 /// Connections kept without use, per worker and target.
@@ -40,7 +44,11 @@ pub(crate) struct Upstreams {
     /// All of `backends`, the one looked at longest ago first.
     rotation: RefCell<VecDeque<Rc<LocalBackend>>>,
     active: Active,
+    drivers: Drivers,
 }
+
+/// The tasks of a worker's HTTP/2 connections to targets. What is left of them ends with the worker's runtime.
+type Drivers = Rc<RefCell<JoinSet<()>>>;
 
 /// The targets of a worker that have connections.
 type Active = Rc<RefCell<Vec<Rc<LocalTarget>>>>;
@@ -61,6 +69,11 @@ pub(crate) struct LocalTarget {
     limits: ConnectLimits,
     #[expect(clippy::vec_box, reason = "connections are large, and move in and out all the time")]
     idle: RefCell<Vec<Box<Connection>>>,
+    /// Of a target that speaks HTTP/2: all connections, the longest open first.
+    links: RefCell<Vec<Rc<Link>>>,
+    /// How many streams the last of them took at once, when it was opened.
+    streams: Cell<usize>,
+    drivers: Drivers,
     /// Open connections, idle or not.
     open: Cell<usize>,
     active: Active,
@@ -98,6 +111,7 @@ impl Upstreams {
             backends: RefCell::default(),
             rotation: RefCell::default(),
             active: Rc::default(),
+            drivers: Rc::default(),
         }
     }
 
@@ -116,6 +130,7 @@ impl Upstreams {
 
     /// Closes what has been idle too long or was ordered to be closed, and forgets what nobody uses.
     pub(crate) fn sweep(&self) {
+        self.reap();
         for target in self.active() {
             target.close_idle(target.target.order() >= Order::CloseIdle);
         }
@@ -161,6 +176,17 @@ impl Upstreams {
         }
     }
 
+    /// Forgets the connections that are over.
+    fn reap(&self) {
+        while let Some(ended) = self.drivers.borrow_mut().try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                tracing::error!(%error, "the task of a connection to an application panicked");
+            }
+        }
+    }
+
     /// Closes every idle connection: the worker ends.
     pub(crate) fn close(&self) {
         for target in self.active() {
@@ -180,6 +206,9 @@ impl Upstreams {
             clock: Arc::clone(&self.clock),
             limits: self.limits,
             idle: RefCell::default(),
+            links: RefCell::default(),
+            streams: Cell::new(STREAMS_MAX),
+            drivers: Rc::clone(&self.drivers),
             open: Cell::new(0),
             active: Rc::clone(&self.active),
             is_active: Cell::new(false),
@@ -226,6 +255,38 @@ impl LocalTarget {
         }
     }
 
+    /// A place for one more stream, on a connection that there is or on a new one.
+    pub(super) fn place(self: &Rc<Self>) -> Result<Place, UpstreamError> {
+        if let Some(place) = self.links.borrow().iter().find_map(Link::place) {
+            return Ok(place);
+        }
+        let link = Link::begin(self)?;
+        self.links.borrow_mut().push(Rc::clone(&link));
+        link.place().ok_or(UpstreamError::Retired)
+    }
+
+    pub(super) fn expected_streams(&self) -> usize {
+        self.streams.get()
+    }
+
+    pub(super) fn expect_streams(&self, streams: usize) {
+        self.streams.set(streams.max(1));
+    }
+
+    /// Has a task of the worker's drive a connection.
+    pub(super) fn drive(&self, driver: impl Future<Output = ()> + 'static) {
+        self.drivers.borrow_mut().spawn_local(driver);
+    }
+
+    /// The connection is over.
+    pub(super) fn forget_link(&self, link: &Rc<Link>) {
+        self.links.borrow_mut().retain(|other| !Rc::ptr_eq(other, link));
+    }
+
+    pub(super) fn now(&self) -> Rc<Cell<Tick>> {
+        Rc::clone(&self.now)
+    }
+
     /// Closes all idle connections: one of them turned out to be closed, so the others are in doubt.
     pub(super) fn forget_idle(&self) {
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
@@ -253,6 +314,13 @@ impl LocalTarget {
 
     /// Closes the idle connections whose time is over, or all of them.
     fn close_idle(&self, all: bool) {
+        for link in &*self.links.borrow() {
+            if all {
+                link.retire();
+            } else {
+                link.retire_if_idle(self.limits.keep_idle);
+            }
+        }
         if self.idle.borrow().is_empty() {
             return;
         }

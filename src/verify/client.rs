@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use h2::RecvStream;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, USER_AGENT};
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
@@ -21,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
+use super::http2::Http2;
 use super::plan::{Reuse, Slot};
 use super::tally::{Fault, Tally};
 use super::tls::{self, Stream};
@@ -41,13 +43,17 @@ pub(super) struct Client {
     hosts: Vec<Authority>,
     /// Of an https target; an error is told by each request.
     tls: Option<Result<TlsConnector, rustls::Error>>,
+    /// The same for HTTP/2.
+    tls_http2: Option<Result<TlsConnector, rustls::Error>>,
     timeout: Duration,
     clock: Arc<dyn Clock>,
     tally: Arc<Tally>,
     /// Idle connections, longest idle first: taking from the front keeps each of them in use.
     idle: Mutex<VecDeque<Idle>>,
+    /// Connections that speak HTTP/2.
+    pub(super) http2: Http2,
     /// Drives the connections.
-    drivers: TaskTracker,
+    pub(super) drivers: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -61,11 +67,16 @@ struct Idle {
 /// An answer whose head is here.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
-    sender: SendRequest<Body>,
-    host: usize,
-    /// Whether the connection may be used again once the body is read.
-    keep: bool,
+    pub(super) response: Response<Received>,
+    /// The connection, if it may be used again once the body is read.
+    pub(super) kept: Option<(SendRequest<Body>, usize)>,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(super) enum Received {
+    Http1(Incoming),
+    Http2(RecvStream),
 }
 
 /// A body that was read whole.
@@ -92,13 +103,36 @@ impl Client {
         Self {
             target: options.target.clone(),
             hosts: options.hosts().to_vec(),
-            tls: is_https.then(|| tls::connector(options.ca.as_ref(), options.insecure)),
+            tls: is_https.then(|| tls::connector(options.ca.as_ref(), options.insecure, b"http/1.1")),
+            tls_http2: is_https.then(|| tls::connector(options.ca.as_ref(), options.insecure, b"h2")),
             timeout: options.timeout.into(),
             clock,
             tally,
             idle: Mutex::default(),
+            http2: Http2::default(),
             drivers: TaskTracker::new(),
         }
+    }
+
+    /// Where the slot's request goes, as HTTP/2 says it.
+    pub(super) fn uri(&self, slot: &Slot, path: &Uri) -> Option<Uri> {
+        let scheme = if self.target.is_https() { "https" } else { "http" };
+        let path = path.path_and_query()?.clone();
+        Uri::builder()
+            .scheme(scheme)
+            .authority(self.hosts[slot.host].clone())
+            .path_and_query(path)
+            .build()
+            .ok()
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether a connection is for the host that its certificate was looked at for.
+    pub(super) fn has_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     pub(super) fn clock(&self) -> &dyn Clock {
@@ -127,6 +161,9 @@ impl Client {
         let headers = request.headers_mut();
         headers.insert(HOST, self.host(slot));
         headers.insert(USER_AGENT, HeaderValue::from_static("lockgate-verify"));
+        if slot.kind.is_http2() {
+            return self.send_http2(slot, request).await;
+        }
         if slot.reuse == Reuse::Close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -138,11 +175,15 @@ impl Client {
             .map_err(|error| before_the_answer(&error))?;
         self.tally.saw(slot, response.headers(), sent, self.clock.now());
         let keep = slot.reuse == Reuse::Kept && stays_open(&response);
-        Ok(Answer { response, sender, host: slot.host, keep })
+        Ok(Answer { response: response.map(Received::Http1), kept: keep.then_some((sender, slot.host)) })
     }
 
     /// The next frame of a body, or its end.
-    pub(super) async fn frame(&self, body: &mut Incoming) -> Result<Option<Bytes>, Fault> {
+    pub(super) async fn frame(&self, body: &mut Received) -> Result<Option<Bytes>, Fault> {
+        let body = match body {
+            Received::Http1(body) => body,
+            Received::Http2(body) => return self.frame_http2(body).await,
+        };
         while let Some(frame) = self.in_time("more of the body", body.frame()).await? {
             let frame = frame.map_err(|error| Fault::Truncated(chain(&error)))?;
             if let Ok(data) = frame.into_data() {
@@ -154,7 +195,7 @@ impl Client {
 
     /// Reads the body to its end and keeps the connection where the slot says so.
     pub(super) async fn read(&self, answer: Answer) -> Result<Content, Fault> {
-        let Answer { response, sender, host, keep } = answer;
+        let Answer { response, kept } = answer;
         let mut body = response.into_body();
         let mut hasher = blake3::Hasher::new();
         let mut text = Vec::new();
@@ -164,7 +205,7 @@ impl Client {
                 text.extend_from_slice(&data);
             }
         }
-        if keep {
+        if let Some((sender, host)) = kept {
             let idle = Idle { sender, host, since: self.clock.now() };
             self.lock().push_back(idle);
         }
@@ -185,7 +226,8 @@ impl Client {
             _ => Fault::Failed(format!("cannot connect: {error}")),
         })?;
         stream.set_nodelay(true).map_err(|error| Fault::Reset(format!("right after connecting: {error}")))?;
-        match &self.tls {
+        let tls = if slot.kind.is_http2() { &self.tls_http2 } else { &self.tls };
+        match tls {
             None => Ok(Stream::Plain(stream)),
             Some(Ok(connector)) => {
                 let host = self.hosts[slot.host].host().trim_start_matches('[').trim_end_matches(']');
@@ -215,6 +257,7 @@ impl Client {
         for idle in idle.into_iter().filter(|idle| idle.sender.is_closed()) {
             self.tally.closed_idle(idle.since, self.clock.now());
         }
+        self.http2.close(self);
         self.drivers.close();
         if self.in_time("end of the connections", self.drivers.wait()).await.is_err() {
             tracing::debug!(open = self.drivers.len(), "connections outlive the run");

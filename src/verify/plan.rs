@@ -12,9 +12,13 @@ use serde::Serialize;
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     Get,
+    /// The same over HTTP/2, many on one connection.
+    GetHttp2,
     Head,
     /// A body with a content length, whose digest the answer must tell; never to be sent twice.
     Post,
+    /// The same over HTTP/2.
+    PostHttp2,
     /// The same in chunks.
     PostChunked,
     Download,
@@ -82,10 +86,12 @@ pub(super) struct Random(pub(super) u64);
 
 impl Kind {
     /// Each kind with its weight in the default mix.
-    const WEIGHTS: [(Self, u32); 10] = [
-        (Self::Get, 56),
+    const WEIGHTS: [(Self, u32); 12] = [
+        (Self::Get, 48),
+        (Self::GetHttp2, 8),
         (Self::Head, 3),
-        (Self::Post, 12),
+        (Self::Post, 8),
+        (Self::PostHttp2, 4),
         (Self::PostChunked, 6),
         (Self::Download, 6),
         (Self::DownloadChunked, 5),
@@ -98,8 +104,10 @@ impl Kind {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Get => "get",
+            Self::GetHttp2 => "get-http2",
             Self::Head => "head",
             Self::Post => "post",
+            Self::PostHttp2 => "post-http2",
             Self::PostChunked => "post-chunked",
             Self::Download => "download",
             Self::DownloadChunked => "download-chunked",
@@ -115,12 +123,18 @@ impl Kind {
         match self {
             Self::SlowUpload | Self::SlowDownload | Self::Sse | Self::Websocket => true,
             Self::Get
+            | Self::GetHttp2
             | Self::Head
             | Self::Post
+            | Self::PostHttp2
             | Self::PostChunked
             | Self::Download
             | Self::DownloadChunked => false,
         }
+    }
+
+    pub(super) fn is_http2(self) -> bool {
+        matches!(self, Self::GetHttp2 | Self::PostHttp2)
     }
 
     fn names() -> String {
@@ -165,6 +179,13 @@ impl fmt::Display for Mix {
 }
 
 impl Mix {
+    /// All but those of `kind`.
+    #[must_use]
+    pub fn without(mut self, kind: Kind) -> Self {
+        self.0.retain(|(other, _)| *other != kind);
+        self
+    }
+
     fn pick(&self, random: &mut Random) -> Kind {
         let total = self.0.iter().map(|(_, weight)| u64::from(*weight)).sum();
         let mut place = random.below(total);

@@ -37,10 +37,11 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Makes connections; what it remembers of sessions is used again.
+/// Makes connections for `protocol`; what it remembers of sessions is used again.
 pub(super) fn connector(
     authorities: Option<&Authorities>,
     insecure: bool,
+    protocol: &[u8],
 ) -> Result<TlsConnector, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder =
@@ -56,7 +57,7 @@ pub(super) fn connector(
         }
         builder.with_root_certificates(roots).with_no_client_auth()
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

@@ -27,6 +27,11 @@ fn swaps_that_stop_the_old_version_and_wake_it_again_spill_nothing() {
 }
 
 #[test]
+fn swaps_of_an_app_that_speaks_http2_spill_nothing() {
+    assert_clean(&demo(&["--swaps", "40", "--protocol", "h2c"]));
+}
+
+#[test]
 fn swaps_of_real_containers_spill_nothing() {
     if !crate::engine::answers("swaps_of_real_containers_spill_nothing") {
         return;

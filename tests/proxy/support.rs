@@ -11,6 +11,7 @@ use lockgate::clock::{Clock, SystemClock, Timestamp};
 use lockgate::ids::InstanceId;
 use lockgate::proxy::{self, DataPlane, Limits, ProxySettings, StartError};
 use lockgate::routing::{Backend, HostPattern, Routing, Target};
+use lockgate::settings::Protocol;
 use lockgate::telemetry::BackendStats;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -184,6 +185,15 @@ impl Upstream {
         }
     }
 
+    /// One that is spoken to by HTTP/2.
+    pub(crate) async fn h2c() -> Self {
+        let upstream = Self::start().await;
+        let address = upstream.listener.local_addr().unwrap();
+        let target = Target::new(InstanceId::generate(), address, WORKERS).speaking(Protocol::H2c);
+        let target = Arc::new(target);
+        Self { backend: backend(&[&target]), target, ..upstream }
+    }
+
     /// An upstream that answers every request on every connection with `response`.
     pub(crate) async fn answering(response: &'static str) -> Self {
         let upstream = Self::start().await;
@@ -215,6 +225,15 @@ impl Upstream {
     /// The heads of all requests that were answered.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
+    }
+
+    pub(crate) fn listener(&self) -> Arc<TcpListener> {
+        Arc::clone(&self.listener)
+    }
+
+    /// Does something for as long as this is there.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap().spawn(task);
     }
 
     pub(crate) async fn accept(&self) -> Wire {

@@ -133,6 +133,15 @@ pub(crate) fn post(uri: &str) -> Request<()> {
     Request::post(uri).body(()).unwrap()
 }
 
+/// All data of a body.
+pub(crate) async fn all(body: &mut RecvStream) -> Vec<u8> {
+    let mut whole = Vec::new();
+    while let Some(part) = data(body).await {
+        whole.extend_from_slice(&part.unwrap());
+    }
+    whole
+}
+
 /// The next data of a response.
 pub(crate) async fn data(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
     let data = within(body.data()).await;

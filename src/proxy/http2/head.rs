@@ -4,11 +4,16 @@
 //! connection, names with capitals, line ends and zero bytes in values, and a length that is not that of the data.
 
 use bytes::BytesMut;
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue};
+use h2::ext::Protocol;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{Method, Request};
 use http_body::Body;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use crate::proxy::error::ForwardError;
 use crate::proxy::settings::Limits;
@@ -30,9 +35,11 @@ pub(crate) fn to_http1(head: &mut Parts, limits: &Limits) -> Result<(), ForwardE
         return Err(ForwardError::BadRequest("A header value begins or ends with a space."));
     }
     join_cookies(&mut head.headers);
-    if head.method == Method::CONNECT {
-        // Its target is an authority, and it is refused for what it is.
-        return Ok(());
+    match head.extensions.get::<Protocol>() {
+        Some(protocol) if protocol.as_str() == "websocket" => upgrade(head),
+        // Its target is an authority, or it is for what nobody serves: it is refused for what it is.
+        Some(_) | None if head.method == Method::CONNECT => return Ok(()),
+        Some(_) | None => {}
     }
     if let Some(authority) = head.uri.authority() {
         if head.uri.scheme().is_none_or(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
@@ -48,6 +55,18 @@ pub(crate) fn to_http1(head: &mut Parts, limits: &Limits) -> Result<(), ForwardE
         head.uri = validate::origin_form(std::mem::take(&mut head.uri), None);
     }
     Ok(())
+}
+
+/// A WebSocket's handshake, which HTTP/1.1 asks a proof of that it was understood (RFC 8441 section 5.1).
+fn upgrade(head: &mut Parts) {
+    head.method = Method::GET;
+    let headers = &mut head.headers;
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(key) = HeaderValue::from_str(&generate_key()) {
+        headers.insert(SEC_WEBSOCKET_KEY, key);
+    }
+    headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
 }
 
 /// Says in the words of HTTP/1.1 that there is no body, where one would be expected.

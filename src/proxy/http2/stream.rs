@@ -6,22 +6,24 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::header::{self, HeaderMap};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 
 use crate::proxy::body::Body;
 use crate::proxy::client::Client;
-use crate::upstream::{Abort, Phase, Source};
+use crate::proxy::tunnel::{self, Upgrade};
+use crate::upstream::{Abort, Duplex, Phase, Source};
 
 use super::Shared;
 
-/// Serves one request.
+/// Serves one request. `tunnel` is what its client sends if it asked for an extended CONNECT.
 pub(super) async fn serve(
     client: Rc<Client>,
     connection: Rc<Shared>,
     request: Request<Source>,
+    tunnel: Option<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
     let _listed = client.worker.list(&client);
@@ -48,6 +50,10 @@ pub(super) async fn serve(
     let (head, body) = response.into_parts();
     let mut head = Response::from_parts(head, ());
     to_http2(head.headers_mut(), &client);
+    let upgrade = client.upgrade.borrow_mut().take();
+    if let (Some(upgrade), Some(tunnel)) = (upgrade, tunnel) {
+        return carry(&client, upgrade, head, tunnel, respond).await;
+    }
     let is_whole = body.is_end_stream();
     match respond.send_response(head, is_whole) {
         Ok(stream) if !is_whole => {
@@ -55,6 +61,27 @@ pub(super) async fn serve(
         }
         Ok(_) => {}
         Err(error) => tracing::debug!(%error, "a response was not sent"),
+    }
+}
+
+/// Tells the client that the application agreed (RFC 8441 section 5), and carries bytes.
+async fn carry(
+    client: &Client,
+    upgrade: Upgrade,
+    mut head: Response<()>,
+    tunnel: RecvStream,
+    mut respond: SendResponse<Bytes>,
+) {
+    *head.status_mut() = StatusCode::OK;
+    for name in [header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT] {
+        head.headers_mut().remove(name);
+    }
+    match respond.send_response(head, false) {
+        Ok(stream) => {
+            let downstream = Duplex::new(stream, tunnel);
+            Box::pin(tunnel::run(client, upgrade, downstream, Bytes::new())).await;
+        }
+        Err(error) => tracing::debug!(%error, "an agreement was not sent"),
     }
 }
 
