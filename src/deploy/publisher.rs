@@ -64,8 +64,8 @@ pub struct ServiceRoute {
 
 impl ServiceRoute {
     /// What tells a backend from another one: the service's name and its targets.
-    fn identity(&self) -> (String, Vec<SocketAddr>) {
-        let targets = self.backend.targets.iter().map(|target| target.address).collect();
+    fn identity(&self) -> (String, Vec<(SocketAddr, Protocol)>) {
+        let targets = self.backend.targets.iter().map(|target| (target.address, target.protocol)).collect();
         (self.backend.stats.name().to_owned(), targets)
     }
 }
