@@ -73,6 +73,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
     };
     let client = Rc::new(Client::new(&worker, peer, socket, tls));
     let _listed = worker.list(&client);
+    if client.tls.as_ref().is_some_and(|tls| tls.is_http2) {
+        // Whoever agreed to it and begins with something else has made an error of HTTP/2.
+        return Box::pin(serve_http2(&client, Bytes::new())).await;
+    }
     match drive(&client).await {
         Ended::Done(read) => {
             let upgrade = client.upgrade.borrow_mut().take();

@@ -41,6 +41,8 @@ pub(crate) struct Tls {
     session: Session,
     /// As it stands in the access log: `1.3`.
     pub(crate) version: &'static str,
+    /// HTTP/2 was agreed upon.
+    pub(crate) is_http2: bool,
 }
 
 /// Requests that are to come by https and did not.
@@ -73,7 +75,8 @@ pub(crate) async fn accept(worker: &Worker, certs: &Certs, stream: TcpStream) ->
             if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
                 cells.resumed.add(1);
             }
-            Some((Socket::Tls(Box::new(stream)), Tls { session, version }))
+            let is_http2 = connection.alpn_protocol() == Some(b"h2");
+            Some((Socket::Tls(Box::new(stream)), Tls { session, version, is_http2 }))
         }
         Err(failure) => {
             failed(cells, &failure);
