@@ -4,6 +4,7 @@
 //! section becomes its type. Whatever is wrong is told with line, column, key path and remedy, all of it at once where
 //! that is possible.
 
+mod acme;
 mod check;
 mod diagnose;
 mod diff;
@@ -171,7 +172,7 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
     let config = Config {
         http: document.listeners.http.addresses(),
         redirect: document.listeners.http.redirect,
-        tls: TlsConfig::read(&document.listeners.https, &document.tls, findings),
+        tls: TlsConfig::read(&document.listeners.https, &document.tls, &document.data_dir, findings),
         http2: document.listeners.http2,
         admin_socket: document.admin.socket,
         admin_address: document.admin.address,
