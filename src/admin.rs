@@ -28,6 +28,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::acme::Acme;
 use crate::api;
 use crate::certs::Certs;
 use crate::clock::Clock;
@@ -51,6 +52,8 @@ pub struct Admin {
     /// Where the data plane listens.
     pub listen: Vec<SocketAddr>,
     pub certs: Arc<Certs>,
+    /// Asks for certificates, or does not.
+    pub acme: Acme,
     pub telemetry: Arc<Telemetry>,
     pub stats: Arc<ControlStats>,
     pub output: Arc<dyn Output>,

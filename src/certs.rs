@@ -8,24 +8,28 @@
 //!    for all names, and once for each set of client authorities, which share no tickets.
 //! 2. A table is made of certificates that were read whole, and whose keys are theirs. What cannot be read changes
 //!    nothing.
-//! 3. A request comes over a connection only if the certificate that was offered to it covers the request's host, and
+//! 3. What a challenge of ACME is answered with is there for all workers at one instant, and is offered to those alone who
+//!    ask for it by the protocol of the challenge; nobody's session begins with it.
+//! 4. A request comes over a connection only if the certificate that was offered to it covers the request's host, and
 //!    that host asks the same of its clients as the name that was asked for ([`Session::carries`]).
 
 mod certificate;
+mod challenges;
 mod server;
 mod table;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 
-pub use certificate::{Certificate, Part, PemError};
+pub use certificate::{Certificate, Part, PemError, certificates};
+pub use challenges::{Answer, Challenges};
 pub use server::{ClientCa, HTTP_2, HTTP_11, TlsError};
 pub use table::{CertTable, Clients, Served};
 
-use crate::routing::HostName;
+use crate::routing::{HostName, HostPattern};
 
 /// The published table of certificates. Cheap to look up in, from any thread.
 pub struct Certs {
@@ -34,6 +38,15 @@ pub struct Certs {
     protocols: &'static [&'static [u8]],
     /// For all names that ask nothing of their clients.
     open: Arc<ServerConfig>,
+    sources: Mutex<Sources>,
+    challenges: Arc<Challenges>,
+}
+
+/// What the published table was made of: two publish, each its part.
+#[derive(Default)]
+struct Sources {
+    configured: CertTable,
+    issued: Vec<Served>,
 }
 
 /// How a connection is served: what a handshake is carried out with, and what becomes of it.
@@ -59,7 +72,8 @@ impl Certs {
     pub fn new(protocols: &'static [&'static [u8]]) -> Result<Arc<Self>, TlsError> {
         let table = Arc::new(ArcSwap::from_pointee(CertTable::default()));
         let open = server::config(&table, protocols, None)?;
-        Ok(Arc::new(Self { table, protocols, open }))
+        let (sources, challenges) = (Mutex::default(), Arc::default());
+        Ok(Arc::new(Self { table, protocols, open, sources, challenges }))
     }
 
     /// What is published now.
@@ -68,11 +82,45 @@ impl Certs {
         self.table.load_full()
     }
 
-    /// Offers what is in `table` from now on. Handshakes that have begun may still be answered from the table before it.
+    /// Offers what is in `table` from now on, beside what was issued. Handshakes that have begun may still be answered from
+    /// the table before it.
     ///
     /// # Errors
     /// If client authorities are new and nobody can be held to them; the table stays what it was then.
-    pub fn publish(&self, mut table: CertTable) -> Result<(), TlsError> {
+    pub fn publish(&self, table: CertTable) -> Result<(), TlsError> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store(table.with(&sources.issued))?;
+        sources.configured = table;
+        Ok(())
+    }
+
+    /// Offers `issued` from now on, beside what is configured, which comes first. Whether that changes anything.
+    ///
+    /// # Errors
+    /// As [`Certs::publish`].
+    pub fn publish_issued(&self, issued: Vec<Served>) -> Result<bool, TlsError> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if sources.issued == issued {
+            return Ok(false);
+        }
+        self.store(sources.configured.with(&issued))?;
+        sources.issued = issued;
+        Ok(true)
+    }
+
+    /// Whether the configuration has a certificate that is good for `host`.
+    #[must_use]
+    pub fn is_configured(&self, host: &HostPattern) -> bool {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).configured.has(host)
+    }
+
+    /// What challenges of ACME are answered with.
+    #[must_use]
+    pub fn challenges(&self) -> &Arc<Challenges> {
+        &self.challenges
+    }
+
+    fn store(&self, mut table: CertTable) -> Result<(), TlsError> {
         table.equip(&self.table.load(), |ca| server::config(&self.table, self.protocols, Some(ca)))?;
         self.table.store(Arc::new(table));
         Ok(())

@@ -4,6 +4,7 @@
 //! section becomes its type. Whatever is wrong is told with line, column, key path and remedy, all of it at once where
 //! that is possible.
 
+mod acme;
 mod check;
 mod diagnose;
 mod diff;
@@ -176,7 +177,7 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
     let deploy = rest.get("deploy").and_then(Value::as_mapping).cloned().unwrap_or_default();
     check::deploy("deploy", &deploy, &document.deploy, findings);
     let apps = apps.into_iter().filter_map(|(name, value)| app(&name, value, &deploy, findings)).collect();
-    let tls = TlsConfig::read(&document.listeners.https, &document.tls, findings);
+    let tls = TlsConfig::read(&document.listeners.https, &document.tls, &document.data_dir, findings);
     let own = Listeners::of(&document, &tls);
     let services =
         services.into_iter().filter_map(|(name, value)| service(&name, value, &own, findings)).collect();

@@ -9,6 +9,7 @@
 //!
 //! The modules below stand by name; ARCHITECTURE.md says which may use which, and why.
 
+pub mod acme;
 pub mod admin;
 pub mod api;
 pub mod certs;

@@ -135,6 +135,12 @@ async fn forward(
     if checked.is_server_options {
         return Ok(Served::Own(server_options()));
     }
+    // Before the route: whatever is asked of requests there, who validates a challenge of ours is asked nothing.
+    if let Some(tls) = &worker.settings.tls
+        && let Some(answer) = tls::challenge(tls, head.uri.path())
+    {
+        return Ok(Served::Own(answer));
+    }
     let wish = checked.seen.has(Seen::OURS).then(|| head.headers.get(&skew::DEPLOYMENT).cloned()).flatten();
     let mut unsent = Some(to_upstream(client, exchange, &checked, head, body)?);
     let mut tries = Tries::new(Wish::new(wish));

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::acme;
 use crate::admin::{self, Admin, ListenError};
 use crate::certs::{Certs, HTTP_2, HTTP_11, TlsError};
 use crate::clock::{Clock, SystemClock};
@@ -137,6 +138,7 @@ pub async fn start(
     published.set_services(services);
     let certs = Certs::new(if config.http2 { &[HTTP_2, HTTP_11] } else { &[HTTP_11] })?;
     reload::publish_certificates(&certs, &config)?;
+    let (acme, keeper) = acme::open(config.tls.acme.clone(), &certs, &routing, &clock, &stats).await;
     // All routes are published by now: nothing that is let in finds an empty table.
     let plane = crate::proxy::start(proxy_settings(&config, &certs, debug_generation), &routing, &clock)?;
     info!(listen = ?plane.addresses(), "serving");
@@ -160,6 +162,7 @@ pub async fn start(
         reload,
         listen: plane.addresses().to_vec(),
         certs: Arc::clone(&certs),
+        acme: acme.clone(),
         failures: admin::Failures::default(),
         mutations: TaskTracker::new(),
     });
@@ -169,13 +172,14 @@ pub async fn start(
         engine.clone(),
         Arc::clone(&routing),
         Arc::clone(&store),
-        (stats, certs),
+        (stats, certs, acme),
     );
     reloader.apply_first().await.map_err(ServeError::Apply)?;
     // Whoever is answered finds the apps of the configuration.
     front.open(Arc::clone(&admin));
     let (hangups, hung_up) = mpsc::channel(1);
     tasks.spawn(reloader.keep(requests, hung_up, stop.clone()));
+    tasks.spawn(keeper.keep(stop.clone()));
     Ok(Running { plane, engine, stop, tasks, mutations: admin.mutations.clone(), admin_address, hangups })
 }
 

@@ -127,6 +127,8 @@ pub struct HandshakeCells {
     pub timed_out: Counter,
     /// The client spoke something else, as plain HTTP.
     pub not_tls: Counter,
+    /// Whoever validates a challenge of ACME was shown the answer.
+    pub challenges: Counter,
 }
 
 /// All that is counted by one data plane.

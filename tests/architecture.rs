@@ -24,22 +24,35 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("upstream", &["gate", "routing", "telemetry"]),
     // Host names and nothing else.
     ("certs", &["routing"]),
+    ("acme", &["certs", "routing", "telemetry"]),
     // Of certs: look-ups.
     ("proxy", &["certs", "gate", "routing", "telemetry", "upstream"]),
     ("probe", &[]),
     ("runtime", &[]),
     ("store", &[]),
     ("deploy", &["gate", "probe", "routing", "runtime", "store", "telemetry"]),
-    ("config", &["api", "certs", "routing"]),
+    ("config", &["acme", "api", "certs", "routing"]),
     ("api", &["deploy", "store", "config"]),
-    ("admin", &["api", "certs", "config", "deploy", "routing", "store", "telemetry"]),
+    ("admin", &["acme", "api", "certs", "config", "deploy", "routing", "store", "telemetry"]),
     ("cli", &["api", "config", "demo", "sample", "serve", "verify"]),
     ("sample", &[]),
     ("verify", &[]),
     ("demo", &["api", "cli", "config", "sample", "serve", "verify"]),
     (
         "serve",
-        &["admin", "api", "certs", "config", "deploy", "proxy", "routing", "runtime", "store", "telemetry"],
+        &[
+            "acme",
+            "admin",
+            "api",
+            "certs",
+            "config",
+            "deploy",
+            "proxy",
+            "routing",
+            "runtime",
+            "store",
+            "telemetry",
+        ],
     ),
 ];
 

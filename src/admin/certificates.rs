@@ -3,6 +3,7 @@
 use jiff::SignedDuration;
 
 use super::Admin;
+use crate::acme::Trouble;
 use crate::api::Certificate;
 use crate::clock::Timestamp;
 use crate::deploy::{Finding, FindingKind};
@@ -20,7 +21,7 @@ pub(super) fn list(admin: &Admin) -> Vec<Certificate> {
         Certificate {
             names: names.iter().map(ToString::to_string).collect(),
             not_after: until,
-            expires_soon: is_soon(until, now),
+            expires_soon: is_soon(&served.certificate, now),
         }
     };
     table.all().iter().map(one).collect()
@@ -40,12 +41,38 @@ pub(super) fn amiss(admin: &Admin) -> Vec<Finding> {
             kind,
             subject: certificate.names.join(", "),
             cause: format!("the certificate {verb} at {}", certificate.not_after),
-            remedy: "put a new one where it was read from: it is offered at once".to_owned(),
+            remedy: "put a new one where it was read from: it is offered at once. One that ACME gave is renewed by itself: \
+                     another finding tells what stands in the way".to_owned(),
         }
     });
-    told.collect()
+    told.chain(admin.acme.troubles().iter().map(of_trouble)).collect()
 }
 
-fn is_soon(until: Timestamp, now: Timestamp) -> bool {
-    until.duration_since(now) < SOON
+fn of_trouble(trouble: &Trouble) -> Finding {
+    let next = trouble.next.map_or_else(String::new, |next| format!("; it is tried again at {next}"));
+    let still = if trouble.is_authority || !trouble.is_covered {
+        ""
+    } else {
+        "; the certificate that is there goes on being offered"
+    };
+    let (kind, remedy) = if trouble.is_authority {
+        let remedy =
+            "see that tls.acme.directory can be reached from here, and that tls.acme.storage can be written";
+        (FindingKind::AcmeAway, remedy)
+    } else {
+        let remedy = "see that the name leads here: port 80 for http-01, port 443 for tls-alpn-01, the hook for dns-01";
+        (FindingKind::CertificateNotIssued, remedy)
+    };
+    Finding {
+        kind,
+        subject: trouble.subject.clone(),
+        cause: format!("attempt {} failed: {}{next}{still}", trouble.failures, trouble.error),
+        remedy: remedy.to_owned(),
+    }
+}
+
+/// Two weeks before its end, or a sixth of its life where that is short.
+fn is_soon(certificate: &crate::certs::Certificate, now: Timestamp) -> bool {
+    let life = certificate.not_after.duration_since(certificate.not_before);
+    certificate.not_after.duration_since(now) < SOON.min(life / 6)
 }

@@ -92,6 +92,12 @@ impl Certificate {
         &self.names
     }
 
+    /// The certificate itself, as it was signed.
+    #[must_use]
+    pub fn leaf(&self) -> Option<&CertificateDer<'static>> {
+        self.key.cert.first()
+    }
+
     /// Whether a client that asks for `host` accepts it.
     #[must_use]
     pub fn covers(&self, host: &HostName) -> bool {
@@ -127,7 +133,10 @@ pub(super) fn is_of(pattern: &HostPattern, host: &HostName) -> bool {
 }
 
 /// All certificates in `pem`; at least one.
-pub(super) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, PemError> {
+///
+/// # Errors
+/// If it is not PEM, or holds none.
+pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let remedy = "write it in PEM: -----BEGIN CERTIFICATE-----";
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match all {

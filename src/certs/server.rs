@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, version};
 
 use super::certificate::{PemError, certificates};
@@ -16,6 +16,9 @@ use super::table::CertTable;
 /// What is offered by ALPN (RFC 7301), by its registered name.
 pub const HTTP_2: &[u8] = b"h2";
 pub const HTTP_11: &[u8] = b"http/1.1";
+
+/// By which who validates a challenge of TLS-ALPN-01 is told from everybody else (RFC 8737 section 6.2).
+pub(super) const ACME_TLS: &[u8] = b"acme-tls/1";
 
 /// The authorities that sign the certificates of clients.
 #[derive(PartialEq, Eq)]
@@ -78,6 +81,24 @@ pub(super) fn config(
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     // Keys of its own, which turn over by themselves: what one configuration let in is not resumed under another.
     config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(Arc::new(config))
+}
+
+/// For who validates a challenge: one certificate, one protocol, and no session afterwards.
+pub(super) fn of_challenge(
+    certificate: CertificateDer<'static>,
+    key: &PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let versions = &[&version::TLS13, &version::TLS12];
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
+    // Not `with_single_cert`: it does not know the critical extension that the answer stands in.
+    let certified = CertifiedKey::new(vec![certificate], aws_lc_rs::sign::any_supported_type(key)?);
+    let resolver = Arc::new(SingleCertAndKey::from(certified));
+    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
+    config.alpn_protocols = vec![ACME_TLS.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 

@@ -55,6 +55,26 @@ impl CertTable {
         table
     }
 
+    /// This one, and after its certificates `more`.
+    #[must_use]
+    pub(super) fn with(&self, more: &[Served]) -> Self {
+        Self::new([&self.all, more].concat(), self.clients.clone())
+    }
+
+    /// Whether one of the certificates is offered for `host`, and good for it.
+    #[must_use]
+    pub(super) fn has(&self, host: &HostPattern) -> bool {
+        match host {
+            HostPattern::Exact(name) => {
+                self.certificate(Some(name)).is_some_and(|certificate| certificate.covers(name))
+            }
+            HostPattern::Wildcard(suffix) => {
+                self.wildcard.get(suffix).is_some_and(|found| found.names().contains(host))
+            }
+            HostPattern::Any => false,
+        }
+    }
+
     /// All of them, in the order in which they were given.
     #[must_use]
     pub fn all(&self) -> &[Served] {

@@ -41,8 +41,8 @@ pub(super) fn whole(config: &Config, findings: &mut Findings<'_>) {
     if config.redirect == Some(0) {
         findings.add("listeners.http.redirect", "is 0", "write the port that clients use for https: 443");
     }
-    if !config.tls.listen.is_empty() && config.tls.certificates.is_empty() {
-        let remedy = "write tls: { certificates: [{ cert: …, key: … }] }";
+    if !config.tls.listen.is_empty() && config.tls.certificates.is_empty() && config.tls.acme.is_none() {
+        let remedy = "write tls: { certificates: [{ cert: …, key: … }] }, or tls.acme";
         findings.warn(
             "listeners.https.address",
             "has no certificate to offer: every handshake fails",

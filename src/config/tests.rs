@@ -276,3 +276,53 @@ fn a_bad_time_of_the_office_hours_is_told_with_its_line_and_a_remedy() {
     let told = parse_plain("apps: { web: { schedule: [{ cron: 0 20 * * *, state: asleep }] } }").unwrap_err();
     assert!(told.to_string().contains("standby"), "{told}");
 }
+
+const HTTPS: &str = "listeners: { https: { address: '127.0.0.1:443' } }\n";
+
+#[test]
+fn acme_asks_for_nothing_without_a_directory_and_for_what_is_written_with_one() {
+    assert_eq!(parse_plain("tls: { acme: { challenges: [dns-01] } }").unwrap().tls.acme, None);
+    let text = format!(
+        "{HTTPS}data_dir: /data\ntls:\n  acme:\n    directory: https://acme.test/dir\n    terms_agreed: true\n    \
+         challenges: [http-01, dns-01]\n    dns_hook: [/bin/hook, --zone, a b]\n    preview_zone: apps.test\n    \
+         eab: {{ key_id: me, hmac_key: c2VjcmV0 }}\n"
+    );
+    let acme = parse_plain(&text).unwrap().tls.acme.unwrap();
+    assert_eq!(acme.storage, Path::new("/data/acme"));
+    assert_eq!(acme.dns.unwrap().command, ["/bin/hook", "--zone", "a b"]);
+    let eab = acme.eab.unwrap();
+    assert_eq!(eab.hmac_key, b"secret");
+    assert!(!format!("{eab:?}").contains("115"), "the key is shown: {eab:?}");
+    assert_eq!((acme.orders_per_hour, acme.retry_after.as_secs()), (60, 60));
+}
+
+#[test]
+fn what_acme_cannot_do_is_told_with_what_to_write() {
+    let valid = "directory: https://acme.test/dir, terms_agreed: true";
+    for (acme, path, told) in [
+        ("directory: http://acme.test/dir, terms_agreed: true", "tls.acme.directory", "is not an https URL"),
+        ("directory: acme.test, terms_agreed: true", "tls.acme.directory", "is not an https URL"),
+        ("directory: https://acme.test/dir", "tls.acme.terms_agreed", "is not true"),
+        (&format!("{valid}, challenges: []"), "tls.acme.challenges", "is empty"),
+        (&format!("{valid}, challenges: [dns-01]"), "tls.acme.challenges", "there is no dns_hook"),
+        (&format!("{valid}, challenges: [http-1]"), "tls.acme.challenges[0]", "unknown variant"),
+        (&format!("{valid}, preview_zone: a.test"), "tls.acme.preview_zone", "needs the challenge dns-01"),
+        (&format!("{valid}, preview_zone: '*.a.test'"), "tls.acme.preview_zone", "is not a host name"),
+        (&format!("{valid}, dns_hook: [hook]"), "tls.acme.dns_hook[0]", "is not an absolute path"),
+        (&format!("{valid}, email: mailto:a@b.test"), "tls.acme.email", "is not one address"),
+        (&format!("{valid}, ca: /nowhere/ca.pem"), "tls.acme.ca", "cannot be read"),
+        (&format!("{valid}, orders_per_hour: 0"), "tls.acme.orders_per_hour", "is 0"),
+        (&format!("{valid}, retry_after: 0s"), "tls.acme.retry_after", "is not positive"),
+        (
+            &format!("{valid}, eab: {{ key_id: a, hmac_key: '!' }}"),
+            "tls.acme.eab.hmac_key",
+            "is not base64url",
+        ),
+    ] {
+        let refused = parse_plain(&format!("{HTTPS}tls: {{ acme: {{ {acme} }} }}")).unwrap_err();
+        let is_told = refused.0.iter().any(|one| one.path == path && one.message.contains(told));
+        assert!(is_told, "{acme}: {refused}");
+    }
+    let refused = parse_plain(&format!("tls: {{ acme: {{ {valid} }} }}")).unwrap_err();
+    assert!(refused.to_string().contains("no listener offers"), "{refused}");
+}

@@ -8,8 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
+use super::acme::AcmeDocument;
 use super::diagnose::Findings;
 use super::interpolate::read_file;
+use crate::acme::AcmeSettings;
 use crate::certs::{Certificate, ClientCa, Clients, Part, PemError, Served};
 use crate::clock::{Clock, SystemClock};
 use crate::routing::HostPattern;
@@ -40,6 +42,7 @@ pub(super) struct TlsDocument {
     certificates: Vec<CertificateDocument>,
     /// Host names whose clients have to show a certificate.
     clients: Vec<ClientsDocument>,
+    acme: AcmeDocument,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -69,6 +72,8 @@ pub struct TlsConfig {
     pub hsts: Delay,
     pub certificates: Vec<Served>,
     pub clients: Vec<Clients>,
+    /// How others are asked for; `None`: they are not.
+    pub acme: Option<AcmeSettings>,
     /// What they were read from.
     pub files: Vec<PathBuf>,
 }
@@ -78,6 +83,7 @@ impl TlsConfig {
     pub(super) fn read(
         listener: &HttpsListener,
         document: &TlsDocument,
+        data_dir: &Path,
         findings: &mut Findings<'_>,
     ) -> Self {
         if listener.address.is_none() && !listener.also.is_empty() {
@@ -90,8 +96,14 @@ impl TlsConfig {
         let mut config = Self {
             listen: listener.address.into_iter().chain(listener.also.iter().copied()).collect(),
             hsts: listener.hsts,
+            acme: document.acme.read(data_dir, findings),
             ..Self::default()
         };
+        config.files.extend(document.acme.ca.clone());
+        if config.acme.is_some() && config.listen.is_empty() {
+            let remedy = "write listeners.https.address: 0.0.0.0:443";
+            findings.add("tls.acme.directory", "asks for certificates that no listener offers", remedy);
+        }
         for (at, named) in document.certificates.iter().enumerate() {
             let path = format!("tls.certificates[{at}]");
             config.files.extend([named.cert.clone(), named.key.clone()]);
@@ -127,7 +139,8 @@ pub(super) fn files(tree: &Value) -> Vec<PathBuf> {
         |section: &str| tree.get("tls").and_then(|tls| tls.get(section)).and_then(Value::as_sequence);
     let entries = ["certificates", "clients"].into_iter().filter_map(listed).flatten();
     let named = entries.flat_map(|entry| ["cert", "key", "ca"].map(|key| entry.get(key)));
-    named.flatten().filter_map(Value::as_str).map(PathBuf::from).collect()
+    let ca = tree.get("tls").and_then(|tls| tls.get("acme")).and_then(|acme| acme.get("ca"));
+    named.flatten().chain(ca).filter_map(Value::as_str).map(PathBuf::from).collect()
 }
 
 fn certificate(path: &str, named: &CertificateDocument, findings: &mut Findings<'_>) -> Option<Certificate> {
@@ -142,7 +155,7 @@ fn certificate(path: &str, named: &CertificateDocument, findings: &mut Findings<
         .ok()
 }
 
-fn pem(path: &str, file: &Path, findings: &mut Findings<'_>) -> Option<String> {
+pub(super) fn pem(path: &str, file: &Path, findings: &mut Findings<'_>) -> Option<String> {
     let problem = |problem: String| {
         let message = format!("file {} {problem}", findings.shown(path, &file.display().to_string()));
         findings.add(path, message, "check the path and who may read it");
@@ -150,7 +163,7 @@ fn pem(path: &str, file: &Path, findings: &mut Findings<'_>) -> Option<String> {
     read_file(file, PEM_BYTES_MAX).map_err(problem).ok()
 }
 
-fn of_file(path: &str, file: &Path, error: &PemError, findings: &mut Findings<'_>) {
+pub(super) fn of_file(path: &str, file: &Path, error: &PemError, findings: &mut Findings<'_>) {
     let message = format!("file {} {error}", findings.shown(path, &file.display().to_string()));
     findings.add(path, message, error.remedy);
 }

@@ -50,6 +50,10 @@ pub enum FindingKind {
     /// Within 14 days.
     CertificateExpiring,
     CertificateExpired,
+    /// It was asked for, and the authority gave none.
+    CertificateNotIssued,
+    /// The authority, or what is kept of it, cannot be used.
+    AcmeAway,
 }
 
 impl Orchestrator {

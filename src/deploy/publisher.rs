@@ -778,6 +778,8 @@ impl State {
                     let unit = row.deployment.and_then(|deployment| self.units.get(&deployment));
                     route.into_preview(unit.and_then(|unit| unit.auth.clone()))
                 };
+                let is_lasting = is_moved(row.sticky) && row.environment == EnvironmentName::production();
+                let route = if is_lasting { route } else { route.passing() };
                 if row.host.strip { route.stripping() } else { route }
             },
         );

@@ -5,8 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, Request, Response, StatusCode};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::{HandshakeKind, ProtocolVersion, server::Acceptor};
@@ -60,6 +61,8 @@ enum Failure {
     /// The client speaks another protocol.
     NotTls,
     TimedOut,
+    /// Who validates a challenge of ACME has seen the answer, and wants nothing else.
+    Challenge,
 }
 
 /// Carries out the handshake. `None`: it failed, which is counted and costs nobody else.
@@ -101,6 +104,11 @@ async fn shake(
         let Some(first) = wire.take() else { return Err(Failure::NotTls) };
         let started =
             LazyConfigAcceptor::new(Acceptor::default(), first).await.map_err(Failure::Handshake)?;
+        if let Some(config) = certs.challenges().tls(&started.client_hello()) {
+            let mut stream = started.into_stream(config).await.map_err(Failure::Handshake)?;
+            stream.shutdown().await.map_err(Failure::Handshake)?;
+            return Err(Failure::Challenge);
+        }
         let offer = certs.offer(started.client_hello().server_name());
         let stream = started.into_stream(offer.config).await.map_err(Failure::Handshake)?;
         Ok((stream, offer.session))
@@ -117,7 +125,19 @@ fn failed(cells: &HandshakeCells, failure: &Failure) {
         }
         Failure::NotTls => cells.not_tls.add(1),
         Failure::TimedOut => cells.timed_out.add(1),
+        Failure::Challenge => cells.challenges.add(1),
     }
+}
+
+/// The answer to a challenge of ACME, if `path` asks for one of ours; whatever else is below that path is the apps'.
+pub(crate) fn challenge(settings: &TlsSettings, path: &str) -> Option<Response<Bytes>> {
+    let token = path.strip_prefix(ACME_CHALLENGES)?;
+    let text = settings.certs.challenges().http(token)?;
+    let mut response = Response::new(Bytes::copy_from_slice(text.as_bytes()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+    Some(response)
 }
 
 impl Tls {

@@ -48,6 +48,8 @@ pub struct PathRoute {
     skew: Option<Arc<Skew>>,
     /// It leads into an environment for previews.
     is_preview: bool,
+    /// Its name is one version's, or one preview's, and goes with that.
+    is_passing: bool,
     /// What a request must have there.
     auth: Option<Arc<PreviewAuth>>,
     /// The labels of its app, tried on a stripped first label.
@@ -207,6 +209,7 @@ impl PathRoute {
             split: None,
             skew: None,
             is_preview: false,
+            is_passing: false,
             auth: None,
             labels: None,
         }
@@ -231,6 +234,19 @@ impl PathRoute {
         self.is_preview = true;
         self.auth = auth;
         self
+    }
+
+    /// By a name that goes with a version or a preview.
+    #[must_use]
+    pub fn passing(mut self) -> Self {
+        self.is_passing = true;
+        self
+    }
+
+    /// Whether its name goes with a version or a preview; those come and go with every deploy.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.is_passing
     }
 
     /// With the versions that pages may stay with.

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::acme::Acme;
 use crate::admin::ReloadRequest;
 use crate::api::Reloaded;
 use crate::certs::{CertTable, Certs, TlsError};
@@ -39,6 +40,7 @@ pub(super) struct Reloader {
     store: Arc<dyn Store>,
     stats: Arc<ControlStats>,
     certs: Arc<Certs>,
+    acme: Acme,
 }
 
 impl Reloader {
@@ -48,9 +50,9 @@ impl Reloader {
         engine: Orchestrator,
         routing: Arc<Routing>,
         store: Arc<dyn Store>,
-        (stats, certs): (Arc<ControlStats>, Arc<Certs>),
+        (stats, certs, acme): (Arc<ControlStats>, Arc<Certs>, Acme),
     ) -> Self {
-        Self { started: current.clone(), current, path, engine, routing, store, stats, certs }
+        Self { started: current.clone(), current, path, engine, routing, store, stats, certs, acme }
     }
 
     /// Applies the configuration that lockgate was started with, but for its services: see [`services_of`].
@@ -151,6 +153,7 @@ impl Reloader {
         // Before the routes: each connection looks at what TLS asks when those change.
         publish_certificates(&self.certs, config).map_err(|error| chain(&error))?;
         self.engine.set_services(services(config, &self.routing));
+        self.acme.configure(config.tls.acme.clone());
         Ok(())
     }
 

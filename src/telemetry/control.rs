@@ -34,6 +34,7 @@ pub struct ControlStats {
     store_commit: Histogram,
     reload_success: Gauge,
     reload_at: Gauge<f64, AtomicU64>,
+    acme_orders: Counters<Words>,
 }
 
 /// What is read at the moment of a scrape.
@@ -78,6 +79,7 @@ impl Default for ControlStats {
             store_commit: Histogram::new(SHORT),
             reload_success: Gauge::default(),
             reload_at: Gauge::default(),
+            acme_orders: Family::default(),
         }
     }
 }
@@ -140,6 +142,11 @@ impl ControlStats {
         self.reload_success.set(0);
     }
 
+    /// An order for a certificate ended; `result` is a word of a closed list.
+    pub fn ordered(&self, result: &'static str) {
+        self.acme_orders.get_or_create(&[("result", result)]).inc();
+    }
+
     pub(super) fn register(&self, present: &Present, registry: &mut Registry) {
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What runs", version);
@@ -172,6 +179,7 @@ impl ControlStats {
             Unit::Seconds,
             self.reload_at.clone(),
         );
+        registry.register("acme_orders", "Orders for certificates that ended", self.acme_orders.clone());
         present.register(registry);
     }
 }

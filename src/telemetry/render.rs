@@ -197,12 +197,13 @@ fn encode_targets(targets: &[Shown<'_>], encoder: &mut DescriptorEncoder<'_>) ->
 
 type OfWorker = fn(&WorkerCells) -> &Counter;
 
-const HANDSHAKES: [(&str, &str, OfWorker); 5] = [
+const HANDSHAKES: [(&str, &str, OfWorker); 6] = [
     ("ok", "1.2", |cells| &cells.handshakes.tls12),
     ("ok", "1.3", |cells| &cells.handshakes.tls13),
     ("failed", "", |cells| &cells.handshakes.failed),
     ("timeout", "", |cells| &cells.handshakes.timed_out),
     ("not_tls", "", |cells| &cells.handshakes.not_tls),
+    ("challenge", "", |cells| &cells.handshakes.challenges),
 ];
 
 fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

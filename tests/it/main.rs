@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod acme;
 mod admin;
 #[path = "../tls/ca.rs"]
 mod ca;
