@@ -12,8 +12,8 @@ use crate::store::{self, AuditEntry, EnvironmentKind, InstancePhase, OperationKi
 
 pub use crate::deploy::{
     Action, Counts, DeployRequest, ExtendRequest, LinkRequest, MaintenanceRequest, PauseRequest,
-    PromoteRequest, Receipt, RenameRequest, RollbackRequest, ScaleReceipt, ScaleRequest, ScheduleRequest,
-    ScheduledState, SwapRequest, WakeRequest,
+    PromoteRequest, Receipt, RenameRequest, RestReceipt, RollbackRequest, ScaleReceipt, ScaleRequest,
+    ScheduleRequest, ScheduledState, SwapRequest, WakeRequest,
 };
 pub use crate::store::{
     Access, DeploymentStatus, DesiredState, Event, EventKind, Failure, GitFacts, HostRow, OperationState,
@@ -217,6 +217,9 @@ pub struct Operation {
     /// The receipt of a scaling.
     #[serde(default)]
     pub scaled: Option<ScaleReceipt>,
+    /// Why a version went to rest or away outside a cutover, and what was cut.
+    #[serde(default)]
+    pub rested: Option<RestReceipt>,
     pub steps: Vec<Step>,
 }
 
@@ -428,10 +431,8 @@ impl Deployment {
         environment: Option<&store::Environment>,
         timer: Option<&store::Timer>,
         url: Option<String>,
+        available_actions: Vec<Action>,
     ) -> Self {
-        let available_actions = environment
-            .map(|environment| crate::deploy::available_actions(&found, environment))
-            .unwrap_or_default();
         let digest = found
             .pinned
             .as_deref()
@@ -483,6 +484,7 @@ impl Operation {
             failure: found.failure,
             receipt: found.receipt.as_deref().and_then(|text| serde_json::from_str(text).ok()),
             scaled: found.receipt.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+            rested: found.receipt.as_deref().and_then(|text| serde_json::from_str(text).ok()),
             steps,
         }
     }

@@ -12,6 +12,7 @@ mod access;
 mod asked;
 mod behind;
 mod clone;
+mod concealed;
 mod cutover;
 mod doctor;
 mod drain;
@@ -41,6 +42,7 @@ mod release;
 mod removal;
 mod renaming;
 mod restarts;
+mod retired;
 mod revive;
 mod scale;
 mod schedule;
@@ -65,10 +67,10 @@ pub use self::doctor::{Finding, FindingKind};
 use self::engine::Engine;
 pub use self::evidence::{Evidence, Figures};
 pub use self::host_change::HostChange;
-pub use self::moves::{Action, available_actions};
+pub use self::moves::Action;
 pub use self::published::Published;
 pub use self::publisher::{ServiceRoute, parse_host};
-pub use self::receipt::{Counts, Receipt, ScaleReceipt};
+pub use self::receipt::{Counts, Receipt, RestReceipt, ScaleReceipt};
 pub use self::urls::Urls;
 use crate::clock::Clock;
 use crate::ids::{AppName, DeploymentId, EnvironmentName, EphemeralLabel, InstanceId, OperationId};
@@ -163,6 +165,9 @@ pub struct DeployRequest {
     pub git: GitFacts,
     /// Makes it an ephemeral deployment: never live, reached at `<label>.<any host of the app>`.
     pub label: Option<EphemeralLabel>,
+    /// Instead of a label: what one is made of, as the name of a branch, in lower case and with hyphens for `_`, `/` and
+    /// `.`, without what cannot be in one.
+    pub label_of: Option<String>,
     /// Of an ephemeral deployment; the configured default if not given.
     pub ttl: Option<Delay>,
     /// Of an ephemeral deployment, where there are too many: `false` refuses it instead of ending another one.
@@ -193,6 +198,7 @@ impl Default for DeployRequest {
             env: crate::store::Env::new(),
             git: GitFacts::default(),
             label: None,
+            label_of: None,
             ttl: None,
             evict: true,
             lazy: false,
@@ -226,6 +232,9 @@ struct DeployFlags {
     /// It starts with its first request.
     #[serde(default)]
     lazy: bool,
+    /// Where there are too many ephemeral ones it ends another one.
+    #[serde(default = "yes")]
+    evict: bool,
 }
 
 /// What of a [`SwapRequest`] is decided when it runs.

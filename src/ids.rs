@@ -19,11 +19,14 @@ pub enum IdError {
     Id { kind: &'static str, prefix: &'static str, text: String },
 }
 
+/// Of a label of a host name (RFC 1035 section 2.3.4).
+const LABEL_OCTETS_MAX: usize = 63;
+
 /// Whether `text` is an RFC 1123 label in lower case, 1–63 octets.
 #[must_use]
 pub fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
-    (1..=63).contains(&bytes.len())
+    (1..=LABEL_OCTETS_MAX).contains(&bytes.len())
         && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
         && bytes[0] != b'-'
         && bytes[bytes.len() - 1] != b'-'
@@ -165,6 +168,22 @@ impl EnvironmentName {
     }
 }
 
+impl EphemeralLabel {
+    /// A label that people recognise a name by, as that of a branch: in lower case, with hyphens for `_`, `/` and `.`,
+    /// without what cannot be in one. `None` if nothing is left.
+    #[must_use]
+    pub fn made_of(name: &str) -> Option<Self> {
+        let mapped = name.chars().filter_map(|character| match character.to_ascii_lowercase() {
+            '_' | '/' | '.' => Some('-'),
+            other if other.is_ascii_alphanumeric() || other == '-' => Some(other),
+            _ => None,
+        });
+        let mapped: String =
+            mapped.skip_while(|character| *character == '-').take(LABEL_OCTETS_MAX).collect();
+        mapped.trim_end_matches('-').parse().ok()
+    }
+}
+
 impl WorkspaceName {
     /// The workspace that exists from the start.
     #[must_use]
@@ -184,6 +203,23 @@ mod tests {
         }
         for bad in ["", "-web", "web-", "Web", "a.b", "a_b", "ü", &"x".repeat(64)] {
             assert!(bad.parse::<AppName>().is_err(), "{bad:?} passed");
+        }
+    }
+
+    #[test]
+    fn a_label_is_made_of_a_name_as_people_know_it() {
+        let cut = format!("{}-", "x".repeat(62));
+        for (name, label) in [
+            ("Feat/X_1", Some("feat-x-1")),
+            ("a.b", Some("a-b")),
+            ("ü!x", Some("x")),
+            ("-a-", Some("a")),
+            // Fixed fault: hyphens were taken off before it was cut, and what then ended in one was refused.
+            (&format!("{cut}x"), Some(&cut[..62])),
+            ("功能", None),
+            ("__", None),
+        ] {
+            assert_eq!(EphemeralLabel::made_of(name).as_ref().map(EphemeralLabel::as_str), label, "{name}");
         }
     }
 

@@ -59,6 +59,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn forget_app<'a>(&'a self, name: &'a AppName) -> Answer<'a, bool>;
     /// Nothing leads to the environment any more, and all of it is to be archived.
     fn retire_environment<'a>(&'a self, app: &'a AppName, name: &'a EnvironmentName) -> Answer<'a, ()>;
+    /// The environments that are to be removed: retired, and not deployed to since.
+    fn environment_removals(&self) -> Answer<'_, Vec<(AppName, EnvironmentName)>>;
     /// Deletes a retired environment with its history. `false`, and nothing changed, while it has instances, routes, or
     /// an operation that has not ended.
     fn forget_environment<'a>(&'a self, app: &'a AppName, name: &'a EnvironmentName) -> Answer<'a, bool>;
@@ -95,6 +97,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         operation: &'a NewOperation,
         deployment: Option<&'a NewDeployment>,
     ) -> Answer<'a, Accepted>;
+    /// Notes something that is done, as an operation that was accepted and has ended.
+    fn note_operation<'a>(&'a self, operation: &'a NewOperation, end: &'a OperationEnd) -> Answer<'a, ()>;
     /// The operation that the same key began; another fingerprint is [`StoreError::KeyReused`].
     fn repeated<'a>(&'a self, key: &'a IdempotencyKey) -> Answer<'a, Option<OperationId>>;
     /// The answer that was kept for the same call; another call under the same key is [`StoreError::KeyReused`].
@@ -139,6 +143,15 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn deployment<'a>(&'a self, id: &'a DeploymentId) -> Answer<'a, Option<Deployment>>;
     /// Newest first.
     fn deployments<'a>(&'a self, of: &'a Of, page: Page) -> Answer<'a, Vec<Deployment>>;
+    /// The versions that rollbacks from `from` go to, one after the other, at most `limit`: those that were live before it
+    /// was, and can serve, the newest first. Once rolled back, only further back.
+    fn ways_back<'a>(
+        &'a self,
+        app: &'a AppName,
+        environment: &'a EnvironmentName,
+        from: &'a DeploymentId,
+        limit: u32,
+    ) -> Answer<'a, Vec<DeploymentId>>;
     /// Those that are served or can be: `ready` with desired state `running` or `standby`, and all that have not ended.
     fn deployments_in_service(&self) -> Answer<'_, Vec<Deployment>>;
     /// Those with a label that are ready and not archived, of one app or all, in the order in which they were made.
@@ -158,6 +171,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn set_pinned<'a>(&'a self, id: &'a DeploymentId, pinned: &'a str, state_hash: &'a str)
     -> Answer<'a, ()>;
     fn set_desired_state<'a>(&'a self, id: &'a DeploymentId, state: DesiredState) -> Answer<'a, ()>;
+    /// Makes an ephemeral one ready, which expires at that time; `false`, and nothing changed, if somebody else decided.
+    fn serve_until<'a>(&'a self, id: &'a DeploymentId, expires_at: Timestamp) -> Answer<'a, bool>;
 
     /// From `ready` and `running` to `standby`; `false` if it is not both.
     fn fall_asleep<'a>(&'a self, id: &'a DeploymentId) -> Answer<'a, bool>;
@@ -190,9 +205,18 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         environment: &'a EnvironmentName,
         split: Option<&'a Split>,
     ) -> Answer<'a, ()>;
-    /// Lets deploys of the environment go live again.
-    fn clear_rolled_back<'a>(&'a self, app: &'a AppName, environment: &'a EnvironmentName) -> Answer<'a, ()>;
-    /// Adds or moves routes outside a swap (generated names of a deployment that does not go live).
+    /// Lets deploys of the operation's environment go live again, has what ran on because of the rollback go to rest, by
+    /// timers of that nonce, and ends the operation, in one transaction.
+    fn confirm_rollback<'a>(
+        &'a self,
+        operation: &'a OperationId,
+        end: &'a OperationEnd,
+        nonce: &'a str,
+    ) -> Answer<'a, ()>;
+    /// A deployment is ready and does not go live: its status, its own routes and the timer of its rest in one
+    /// transaction. `false`, and neither status nor timer changed, if somebody else decided its status.
+    fn commit_beside<'a>(&'a self, routes: &'a [RouteRow], rest: &'a Timer) -> Answer<'a, bool>;
+    /// Adds or moves generated names outside a swap.
     fn put_routes<'a>(&'a self, routes: &'a [RouteRow]) -> Answer<'a, ()>;
     /// All of them: what the route table is built from.
     fn routes(&self) -> Answer<'_, Vec<RouteRow>>;

@@ -110,7 +110,8 @@ async fn speak(global: &Global, client: Client, command: Command) -> Done {
         Command::Maintenance(args) => access::maintenance(global, &client, &args).await,
         Command::Disable { app } => access::disable(global, &client, &app).await,
         Command::Enable { app } => access::enable(global, &client, &app).await,
-        Command::Extend { deployment, ttl } => {
+        Command::Extend { of, label, ttl } => {
+            let deployment = standby::deployment_of(&client, &of, label.as_deref()).await?;
             let request = ExtendRequest { ttl: Delay(ttl.into()) };
             let path = format!("/v1/deployments/{deployment}/extend");
             let found: Deployment = client.post(&path, &request).await?;

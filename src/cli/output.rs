@@ -157,6 +157,12 @@ pub(super) fn operation(operation: &Operation) {
     if let Some(receipt) = &operation.scaled {
         line(format_args!("{}", scaled_text(receipt)));
     }
+    if let Some(receipt) = &operation.rested {
+        line(format_args!("  {}: {}", word(&receipt.desired_state), receipt.reason));
+        for cut in &receipt.cut {
+            line(format_args!("    cut {} {} after {} ms", cut.method, cut.host, cut.age_ms));
+        }
+    }
 }
 
 fn scaled_text(receipt: &ScaleReceipt) -> String {

@@ -5,7 +5,7 @@ use super::commands::{Done, show};
 use super::output::{self, Failure, word};
 use super::{Global, exit};
 use crate::api::{Deployment, List, Operation, ScheduleRequest, ScheduledState, WakeRequest};
-use crate::ids::AppName;
+use crate::ids::{AppName, DeploymentId, EphemeralLabel};
 use crate::settings::Delay;
 
 /// An app and one of its versions, as a person names it.
@@ -33,11 +33,29 @@ pub(super) async fn put_to_sleep(global: &Global, client: &Client, named: Named<
     Ok(())
 }
 
+/// A deployment by its id alone, or by its app and label.
+pub(super) async fn deployment_of(
+    client: &Client,
+    of: &str,
+    label: Option<&str>,
+) -> Result<DeploymentId, Failure> {
+    let wrong =
+        |error: String| Failure::new(exit::USAGE, error).remedy("write a deployment, or an app and a label");
+    match label {
+        None => of.parse().map_err(|error| wrong(format!("{error}"))),
+        Some(label) => {
+            let app = of.parse().map_err(|error| wrong(format!("{error}")))?;
+            Ok(version_of(client, (&app, label)).await?.id)
+        }
+    }
+}
+
 /// A deployment by its id, or the one that a label leads to.
 async fn version_of(client: &Client, (app, name): Named<'_>) -> Result<Deployment, Failure> {
     let all: List<Deployment> = client.list(&format!("/v1/apps/{app}/deployments")).await?;
+    let label = EphemeralLabel::made_of(name);
     let is_meant = |one: &Deployment| {
-        let has_label = one.label.as_ref().is_some_and(|label| label.as_str() == name);
+        let has_label = one.label.is_some() && one.label == label;
         one.id.to_string() == name || has_label && word(&one.desired_state) != "archived"
     };
     all.items.into_iter().find(is_meant).ok_or_else(|| {

@@ -128,6 +128,14 @@ pub(super) async fn logs(global: &Global, client: &Client, deployment: Deploymen
     Ok(())
 }
 
+/// How many requests and streams it cut.
+fn cut_of(operation: &Operation) -> Option<usize> {
+    let of_swap = operation.receipt.as_ref().map(|receipt| receipt.cut.len());
+    let of_scaling = operation.scaled.as_ref().map(|receipt| receipt.cut.len());
+    let of_rest = operation.rested.as_ref().map(|receipt| receipt.cut.len());
+    of_swap.or(of_scaling).or(of_rest)
+}
+
 pub(super) async fn operations(global: &Global, client: &Client, app: Option<&AppName>) -> Done {
     let path = app.map_or_else(|| "/v1/operations".to_owned(), |app| format!("/v1/operations?app={app}"));
     let found: List<Operation> = client.list(&path).await?;
@@ -146,9 +154,7 @@ pub(super) async fn operations(global: &Global, client: &Client, app: Option<&Ap
                     one.actor.clone(),
                     one.created_at.to_string(),
                     took.map_or_else(|| "-".to_owned(), |took| humantime::format_duration(took).to_string()),
-                    one.receipt
-                        .as_ref()
-                        .map_or_else(|| "-".to_owned(), |receipt| receipt.cut.len().to_string()),
+                    cut_of(one).map_or_else(|| "-".to_owned(), |cut| cut.to_string()),
                 ]
             })
             .collect();

@@ -50,7 +50,8 @@ impl Orchestrator {
             expires_at: None,
         };
         // An equal one that is live would leave the environment rolled back.
-        let flags = DeployFlags { force: environment.rolled_back, cutover: true, promote: true, lazy: false };
+        let force = environment.rolled_back;
+        let flags = DeployFlags { force, cutover: true, promote: true, lazy: false, evict: true };
         let operation =
             self.operation(OperationKind::Deploy, &key, Some(deployment.id), json(&flags), caller);
         self.accept(&key, operation, Some(deployment), None).await

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use tracing::warn;
 
 use super::publisher::in_flight;
 use crate::clock::Clock;
 use crate::gate::{Awaited, InFlight};
+use crate::ids::DeploymentId;
 use crate::routing::backend::{Cut, Order};
 use crate::routing::{Routing, Target};
 use crate::settings::{DeploySettings, DrainMode};
@@ -30,6 +32,8 @@ pub(super) struct Deadlines {
 /// How a drain ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Drained {
+    /// When the gates had closed.
+    pub(super) before: InFlight,
     /// What outlived its deadline.
     pub(super) cut: Vec<Cut>,
     /// What did not end even when it was cut; its connection dies with the instance.
@@ -59,6 +63,17 @@ impl Deadlines {
     }
 }
 
+impl Drained {
+    /// Tells whoever reads the log of what was cut. Each of it was counted as it was cut.
+    pub(super) fn tell_of_cuts(&self, of: DeploymentId, why: &str) {
+        let Some(oldest) = self.cut.iter().max_by_key(|cut| cut.age) else { return };
+        warn!(
+            deployment = %of, why, cut = self.cut.len(), left = self.left.requests + self.left.streams,
+            oldest_ms = oldest.age.as_millis(), method = oldest.method, host = oldest.host, "drain deadline passed"
+        );
+    }
+}
+
 /// Waits until nothing is in flight at `targets`, whose gates are closed; cuts what outlives its deadline.
 ///
 /// # Cancel safety
@@ -69,6 +84,7 @@ pub(super) async fn drain(
     routing: &Routing,
     clock: &Arc<dyn Clock>,
 ) -> Drained {
+    let before = in_flight(targets);
     if crate::fault::sabotaged("stop_without_drain") {
         return Drained::default();
     }
@@ -89,7 +105,11 @@ pub(super) async fn drain(
         over_by(targets, Awaited::Everything, clock.now() + CUT_WITHIN, clock).await;
     }
     order(targets, Order::CloseIdle, routing);
-    Drained { cut: targets.iter().flat_map(|target| target.take_cuts()).collect(), left: in_flight(targets) }
+    Drained {
+        before,
+        cut: targets.iter().flat_map(|target| target.take_cuts()).collect(),
+        left: in_flight(targets),
+    }
 }
 
 /// Waits until nothing is in flight at `targets`, whose gates are closed.

@@ -28,8 +28,8 @@ use crate::fault::{self, Injected};
 use crate::ids::{DeploymentId, InstanceId, OperationId};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::store::{
-    EventKind, Failure, NewEvent, OperationEnd, OperationKind, OperationState, StepEnd, StepOutcome, Store,
-    StoreError,
+    EventKind, Failure, NewEvent, Operation, OperationEnd, OperationKind, OperationState, StepEnd,
+    StepOutcome, Store, StoreError,
 };
 
 /// Between two tries of what the store must have.
@@ -205,18 +205,25 @@ impl Engine {
         receipt: Option<String>,
     ) {
         let end = OperationEnd { state, failure, receipt, at: self.clock.wall() };
-        self.count(operation, &end).await;
+        // What cannot be read now is not counted: the journal is what matters.
+        if let Ok(Some(operation)) = self.store.operation(&operation).await {
+            self.count(&operation, &end);
+        }
         if let Err(error) = self.store.end_operation(&operation, &end).await {
             error!(%operation, error = chain(&error), "end of the operation not written yet");
             self.tasks.spawn(Arc::clone(self).end_later(operation, end));
         }
+        self.has_ended(operation);
+    }
+
+    /// Wakes whoever waits for the end of an operation, which is written.
+    pub(super) fn has_ended(&self, operation: OperationId) {
         self.advance(operation, Progress::Ended);
         self.lock_progress().remove(&operation);
     }
 
-    async fn count(&self, operation: OperationId, end: &OperationEnd) {
-        // What cannot be read now is not counted: the journal is what matters.
-        let Ok(Some(operation)) = self.store.operation(&operation).await else { return };
+    /// Counts an end that is about to be written, or was just now, of an operation as it was before.
+    pub(super) fn count(&self, operation: &Operation, end: &OperationEnd) {
         if !operation.state.is_end() {
             let took = Duration::try_from(end.at.duration_since(operation.created_at)).unwrap_or_default();
             self.options.stats.operation_ended(kind_word(operation.kind), state_word(end.state), took);
@@ -364,6 +371,8 @@ fn kind_word(kind: OperationKind) -> &'static str {
         OperationKind::Scale => "scale",
         OperationKind::Enable => "enable",
         OperationKind::Wake => "wake",
+        OperationKind::Standby => "standby",
+        OperationKind::Archive => "archive",
     }
 }
 

@@ -8,11 +8,11 @@ use tracing::{info, warn};
 use super::engine::{Engine, STORE_AGAIN, Stop};
 use super::{Denied, Orchestrator};
 use crate::ids::{AppName, EnvironmentName};
-use crate::store::{DesiredState, EnvironmentKind, Of};
+use crate::store::{EnvironmentKind, Of, StoreError};
 
 impl Orchestrator {
-    /// Takes an environment for previews out of service and removes it, as an app is removed. A restart in between
-    /// leaves one that nothing leads to and nothing runs in, to be removed again.
+    /// Takes an environment for previews out of service and removes it, as an app is removed; a restart in between goes on
+    /// with it.
     ///
     /// # Errors
     /// If there is no such environment, it is production, something in it is in progress, or the store is away.
@@ -41,6 +41,14 @@ impl Orchestrator {
 }
 
 impl Engine {
+    /// Goes on with what a restart interrupted.
+    pub(super) async fn finish_environments(self: &Arc<Self>) -> Result<(), StoreError> {
+        for (app, name) in self.store.environment_removals().await? {
+            self.tasks.spawn(Arc::clone(self).finish_environment(app, name));
+        }
+        Ok(())
+    }
+
     async fn finish_environment(self: Arc<Self>, app: AppName, name: EnvironmentName) {
         while !self.stopping.is_cancelled() {
             match self.try_to_finish_environment(&app, &name).await {
@@ -57,12 +65,11 @@ impl Engine {
     /// Whether nothing is left of it, or it was taken into service again.
     async fn try_to_finish_environment(&self, app: &AppName, name: &EnvironmentName) -> Result<bool, Stop> {
         let of = Of { app: Some(app.clone()), environment: Some(name.clone()) };
-        let all = self.all_deployments(&of).await?;
-        let is_in_use = all.iter().any(|one| one.desired_state != DesiredState::Archived);
-        if is_in_use || self.store.environment(app, name).await?.is_none() {
+        let removals = self.store.environment_removals().await?;
+        if !removals.iter().any(|one| (&one.0, &one.1) == (app, name)) {
             return Ok(true);
         }
-        self.stop_all(&all).await?;
+        self.stop_all(&self.all_deployments(&of).await?).await?;
         Ok(self.store.forget_environment(app, name).await?)
     }
 }

@@ -210,14 +210,12 @@ impl Engine {
             OperationKind::Scale => self.run_scale(operation, cancel).await,
             OperationKind::Enable => self.run_enable(operation, cancel).await,
             OperationKind::Wake => self.run_wake(operation, cancel).await,
+            // Noted with their end.
+            OperationKind::Standby | OperationKind::Archive => Ok(()),
             OperationKind::Swap | OperationKind::Rollback | OperationKind::Promote => {
                 match self.decide_move(operation).await? {
                     Move::Traffic => Box::pin(self.run_swap(operation, cancel)).await,
-                    Move::Confirm => {
-                        self.confirm(operation).await?;
-                        self.end(operation.id, OperationState::Succeeded, None, None).await;
-                        Ok(())
-                    }
+                    Move::Confirm => self.confirm(operation).await,
                 }
             }
         }
@@ -243,12 +241,7 @@ impl Engine {
             Ok(()) => self.go_live(operation, before.id, cancel).await,
             Err(stop) => Err((stop, false)),
         };
-        let Err((stop, committed)) = outcome else {
-            if operation.kind == OperationKind::Promote {
-                self.let_rest(operation).await?;
-            }
-            return Ok(());
-        };
+        let Err((stop, committed)) = outcome else { return Ok(()) };
         if committed {
             self.release_held(&before);
         } else {
@@ -335,14 +328,19 @@ impl Engine {
             | OperationKind::Swap
             | OperationKind::Rollback
             | OperationKind::Promote
-            | OperationKind::Wake => None,
+            | OperationKind::Wake
+            | OperationKind::Standby
+            | OperationKind::Archive => None,
         };
         if let Some(remedy) = remedy {
             return Err(Stop::Failed(failure.remedy(remedy)));
         }
         let deployment = self.deployment_of(operation).await?;
         match operation.kind {
-            OperationKind::Scale | OperationKind::Enable => {}
+            OperationKind::Scale
+            | OperationKind::Enable
+            | OperationKind::Standby
+            | OperationKind::Archive => {}
             OperationKind::Deploy if deployment.status == DeploymentStatus::Ready => {
                 let why = "lockgate was restarted meanwhile";
                 return match deployment.label {

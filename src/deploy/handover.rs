@@ -164,7 +164,8 @@ impl Engine {
             target.gate.close();
         }
         let deadlines = Deadlines::new(&within(&from.settings.deploy, limit / 2), self.clock.now());
-        drain(&targets, deadlines, self.publisher.routing(), &self.clock).await;
+        let drained = drain(&targets, deadlines, self.publisher.routing(), &self.clock).await;
+        drained.tell_of_cuts(from.id, "it stops for another version");
         fault::at("hold.drained")?;
         for row in self.store.instances(Some(&from.id)).await? {
             self.stop_instance(from, row, &targets, Afterwards::Keep).await?;

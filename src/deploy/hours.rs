@@ -131,9 +131,11 @@ impl Engine {
     pub(super) async fn put_into_standby(self: &Arc<Self>, id: DeploymentId) {
         match self.commit_standby(id).await {
             Ok(Some(deployment)) => {
-                let engine = Arc::clone(self);
+                let (engine, cause) =
+                    (Arc::clone(self), self.because("schedule", "its office hours are over"));
                 self.tasks.spawn(async move {
-                    if let Err(stop) = engine.retire_instances(&deployment, Afterwards::Keep).await {
+                    let retired = engine.retire_because(&deployment, Afterwards::Keep, cause);
+                    if let Err(stop) = retired.await {
                         warn!(deployment = %id, ?stop, "not stopped yet; reconcile tries again");
                     }
                 });

@@ -140,7 +140,8 @@ impl Engine {
             DesiredState::Running | DesiredState::Standby => Afterwards::Keep,
         };
         drop(in_hand);
-        self.retire_claimed(&now, afterwards, claim).await?;
+        let cause = self.because("idle", "nobody had asked for it in its time");
+        self.retire_claimed_because(&now, afterwards, (claim, cause)).await?;
         Ok(true)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::drain::{Deadlines, drain};
+use super::drain::{Deadlines, Drained, drain};
 use super::engine::{Claim, Engine, Stop};
 use super::publisher::Owner;
 use crate::error::chain;
@@ -121,21 +121,21 @@ impl Engine {
             // Somebody else is at it.
             return Ok(());
         };
-        self.retire_claimed(deployment, afterwards, claim).await
+        self.retire_claimed(deployment, afterwards, claim).await.map(drop)
     }
 
-    /// The same for whoever has claimed them.
+    /// The same for whoever has claimed them. How the drain went; `None` where it is to run after all.
     pub(super) async fn retire_claimed(
         &self,
         deployment: &Deployment,
         afterwards: Afterwards,
         _claim: Claim<DeploymentId>,
-    ) -> Result<(), Stop> {
+    ) -> Result<Option<Drained>, Stop> {
         self.revivals.stop(deployment.id).await;
         let now = self.deployment(deployment.id).await?;
         if self.should_run(&now) {
             // It was taken back into service since this was decided.
-            return Ok(());
+            return Ok(None);
         }
         let is_asleep = now.status == DeploymentStatus::Ready && now.desired_state == DesiredState::Standby;
         if is_asleep && self.publisher.held_by(deployment.id).is_none() {
@@ -148,23 +148,26 @@ impl Engine {
         }
         let deadlines = Deadlines::new(&deployment.settings.deploy, self.clock.now());
         let draining = drain(&targets, deadlines, self.publisher.routing(), &self.clock);
-        if is_asleep {
+        let drained = if is_asleep {
             let wanted = self.retirements.begin(now.id);
-            let is_drained = tokio::select! {
+            let drained = tokio::select! {
                 biased;
-                () = wanted.cancelled() => false,
-                _ = draining => true,
+                () = wanted.cancelled() => None,
+                drained = draining => Some(drained),
             };
             self.retirements.end(now.id);
-            if !is_drained {
+            let Some(drained) = drained else {
                 info!(deployment = %now.id, "not stopped: it is asked for again");
-                return Ok(());
-            }
+                return Ok(None);
+            };
             self.publisher.set_instances(&owner(&now), &[]);
+            drained
         } else {
-            draining.await;
+            let drained = draining.await;
             self.publisher.forget(deployment.id);
-        }
+            drained
+        };
+        drained.tell_of_cuts(deployment.id, "it stops");
         let mut stopped = Ok(());
         // Spare ones drain by themselves.
         for row in self.replicas_of(deployment.id).await? {
@@ -180,7 +183,7 @@ impl Engine {
         if afterwards == Afterwards::Remove {
             self.remove_preview_volumes(deployment).await?;
         }
-        Ok(())
+        Ok(Some(drained))
     }
 
     /// Stops one instance, whose gates are closed. The signal is sent once, also across a restart.

@@ -20,6 +20,7 @@ use super::engine::{Engine, Stop};
 use super::evidence::{Evidence, Figures};
 use super::publisher::Turn;
 use super::receipt::{Counts, Receipt, RequestsDuring};
+use super::schedule::by_itself;
 use super::{DeployFlags, Progress, SwapFlags, steps};
 use crate::error::chain;
 use crate::fault;
@@ -159,20 +160,22 @@ impl Engine {
                 Failure::new("no_port", "none of its instances has a port that requests could go to");
             return Err(Stop::Failed(failure.remedy("set port to the one that the app listens on")));
         }
-        let rolled_back = match operation.kind {
-            OperationKind::Deploy => {
-                let flags: DeployFlags = super::executor::request_of(operation)?;
-                environment.rolled_back && !flags.promote
-            }
-            OperationKind::Swap | OperationKind::Scale | OperationKind::Enable | OperationKind::Wake => {
-                environment.rolled_back
-            }
-            OperationKind::Rollback => true,
-            OperationKind::Promote => false,
+        let is_promote = match operation.kind {
+            OperationKind::Deploy => super::executor::request_of::<DeployFlags>(operation)?.promote,
+            OperationKind::Promote => true,
+            OperationKind::Rollback
+            | OperationKind::Swap
+            | OperationKind::Scale
+            | OperationKind::Enable
+            | OperationKind::Wake
+            | OperationKind::Standby
+            | OperationKind::Archive => false,
         };
-        let plan = self.plan(operation, deployment, &environment, routes, rolled_back);
-        let cutover = plan.1;
-        let committed = Committed::commit(plan.0, self.store.as_ref(), &self.clock).await?;
+        let is_rollback = operation.kind == OperationKind::Rollback;
+        let rolled_back = is_rollback || environment.rolled_back && !is_promote;
+        let (plan, cutover) = self.plan(operation, deployment, &environment, routes, rolled_back);
+        let plan = SwapPlan { left_over: is_promote.then(|| by_itself(operation.id)), ..plan };
+        let committed = Committed::commit(plan, self.store.as_ref(), &self.clock).await?;
         fault::at("swap.committed")?;
         if fault::sabotaged("answer_before_publish") {
             self.advance(operation.id, Progress::CutOver);
@@ -248,6 +251,7 @@ impl Engine {
             rolled_back,
             routes,
             retire,
+            left_over: None,
             cutover: json(&cutover),
             at,
         };
@@ -338,7 +342,7 @@ impl Engine {
             let failure =
                 Failure::new("rolled_back", "the version did not hold, and lockgate restarted meanwhile");
             self.options.stats.taken_back();
-            self.discard(&deployment, &failure).await?;
+            self.give_up(operation, &deployment, &failure).await?;
             self.end(operation.id, OperationState::RolledBack, Some(failure), Some(json(&receipt))).await;
             return Ok(());
         }

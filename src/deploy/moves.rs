@@ -3,22 +3,18 @@
 //! Both move the live routes as a swap does. After a rollback the environment is `rolled_back`: deploys become ready
 //! and do not go live, until a promote says which version is to be live from now on.
 
-use std::cmp::Reverse;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::engine::{Engine, Stop};
 use super::executor::{LaneKey, request_of};
+use super::schedule::by_itself;
 use super::{Caller, Denied, Gate, Orchestrator, PromoteRequest, RollbackRequest, Submitted};
 use crate::ids::DeploymentId;
 use crate::store::{
-    Deployment, DeploymentStatus, DesiredState, Environment, EnvironmentKind, Failure, Of, Operation,
-    OperationKind, Page,
+    Deployment, DeploymentStatus, DesiredState, Environment, EnvironmentKind, Failure, Operation,
+    OperationEnd, OperationKind, OperationState,
 };
-
-/// Deployments that are looked through for the one to go back to.
-const EARLIER_MAX: u32 = 200;
 
 /// What a client may ask of a deployment now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -34,6 +30,16 @@ pub enum Action {
     Promote,
     /// Promote the live one: the rollback stays, and deploys go live again.
     ConfirmRollback,
+    /// Deploy its very image to production.
+    PromoteFromPreview,
+    /// Start it, as a request does.
+    Wake,
+    /// Stop it and keep it.
+    Standby,
+    /// Remove it.
+    Archive,
+    /// Move its expiry.
+    Extend,
 }
 
 /// What of a [`RollbackRequest`] is looked at again when it runs.
@@ -50,26 +56,69 @@ pub(super) enum Move {
     Confirm,
 }
 
-/// What may be asked of a deployment, as its environment stands.
-#[must_use]
-pub fn available_actions(deployment: &Deployment, environment: &Environment) -> Vec<Action> {
-    if !deployment.status.is_end() {
-        return vec![Action::Cancel];
-    }
-    if !can_serve(deployment) || deployment.label.is_some() {
-        return Vec::new();
-    }
-    let is_production = environment.kind == EnvironmentKind::Production;
-    match environment.live {
-        Some(live) if live == deployment.id && environment.rolled_back => vec![Action::ConfirmRollback],
-        Some(live) if live == deployment.id => Vec::new(),
-        Some(_) if is_production => vec![Action::Swap, Action::Rollback, Action::Promote],
-        Some(_) => vec![Action::Swap, Action::Rollback],
-        None => vec![Action::Swap],
-    }
-}
-
 impl Orchestrator {
+    /// What may be asked of a deployment now.
+    ///
+    /// # Errors
+    /// If the store is away.
+    pub async fn available_actions(&self, deployment: &Deployment) -> Result<Vec<Action>, Denied> {
+        if !deployment.status.is_end() {
+            return Ok(vec![Action::Cancel]);
+        }
+        let key = (deployment.app.clone(), deployment.environment.clone());
+        let environment = self.engine.store.environment(&key.0, &key.1).await?;
+        let Some(environment) = environment.filter(|_| can_serve(deployment)) else { return Ok(Vec::new()) };
+        let mut actions = Vec::new();
+        if !self.engine.publisher.is_disabled(&key.0) {
+            match &deployment.label {
+                Some(_) => self.add_of_preview(deployment, &mut actions),
+                None => self.add_moves(deployment, &environment, &mut actions).await?,
+            }
+            if deployment.desired_state == DesiredState::Standby {
+                actions.push(Action::Wake);
+            }
+        }
+        if environment.live != Some(deployment.id) {
+            if deployment.desired_state == DesiredState::Running {
+                actions.push(Action::Standby);
+            }
+            actions.push(Action::Archive);
+        }
+        Ok(actions)
+    }
+
+    fn add_of_preview(&self, deployment: &Deployment, actions: &mut Vec<Action>) {
+        if deployment.expires_at.is_some_and(|at| at > self.engine.clock.wall()) {
+            actions.extend([Action::Extend, Action::PromoteFromPreview]);
+        }
+    }
+
+    async fn add_moves(
+        &self,
+        deployment: &Deployment,
+        environment: &Environment,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Denied> {
+        let key = (environment.app.clone(), environment.name.clone());
+        let may_promote = environment.kind == EnvironmentKind::Production
+            && environment.live.is_some()
+            && !self.engine.drains.is_draining(deployment.id);
+        if environment.live == Some(deployment.id) {
+            if environment.rolled_back && may_promote {
+                actions.push(Action::ConfirmRollback);
+            }
+            return Ok(());
+        }
+        actions.push(Action::Swap);
+        if environment.live.is_some() && !self.engine.has_no_routes(&key).await? {
+            actions.push(Action::Rollback);
+        }
+        if may_promote {
+            actions.push(Action::Promote);
+        }
+        Ok(())
+    }
+
     pub(super) async fn submit_rollback(
         &self,
         request: RollbackRequest,
@@ -82,7 +131,11 @@ impl Orchestrator {
         let source = request.source.or(environment.live).ok_or(Denied::NothingToGoBackTo)?;
         let target = match request.target {
             Some(target) => target,
-            None => self.engine.earlier_than(&environment, source).await?.ok_or(Denied::NothingToGoBackTo)?,
+            None => {
+                self.engine.known(&key, source).await?;
+                let found = self.engine.store.ways_back(&key.0, &key.1, &source, 1).await?;
+                found.first().copied().ok_or(Denied::NothingToGoBackTo)?
+            }
         };
         self.engine.rollback_gates(&key, source, target).await?;
         let flags = serde_json::json!(RollbackFlags { source }).to_string();
@@ -135,7 +188,9 @@ impl Engine {
             | OperationKind::Swap
             | OperationKind::Scale
             | OperationKind::Enable
-            | OperationKind::Wake => Ok(Move::Traffic),
+            | OperationKind::Wake
+            | OperationKind::Standby
+            | OperationKind::Archive => Ok(Move::Traffic),
             OperationKind::Rollback => {
                 let flags: RollbackFlags = request_of(operation)?;
                 self.rollback_gates(&key, flags.source, deployment.id).await.map(|()| Move::Traffic)
@@ -212,67 +267,19 @@ impl Engine {
         found.ok_or_else(|| Denied::EnvironmentNotFound { app: key.0.clone(), environment: key.1.clone() })
     }
 
-    /// The newest that was live before `live` was, and can serve. Once rolled back, only further back: never to what was
-    /// rolled back from.
-    pub(super) async fn earlier_than(
-        &self,
-        environment: &Environment,
-        live: DeploymentId,
-    ) -> Result<Option<DeploymentId>, Denied> {
-        Ok(self.earlier(environment, live).await?.first().copied())
-    }
-
-    /// All of these, the newest first: each is where a rollback from the one before it goes.
-    pub(super) async fn earlier(
-        &self,
-        environment: &Environment,
-        live: DeploymentId,
-    ) -> Result<Vec<DeploymentId>, Denied> {
-        let key = &(environment.app.clone(), environment.name.clone());
-        let live = self.known(key, live).await?;
-        let page = Page { offset: 0, limit: EARLIER_MAX };
-        let of = Of { app: Some(key.0.clone()), environment: Some(key.1.clone()) };
-        let all = self.store.deployments(&of, page).await?;
-        let is_earlier = |one: &Deployment| {
-            let is_before = one.live_at.is_some() && one.live_at < live.live_at;
-            is_before && (!environment.rolled_back || one.sequence < live.sequence) && can_serve(one)
-        };
-        let mut earlier: Vec<Deployment> = all.into_iter().filter(is_earlier).collect();
-        earlier.sort_by_key(|one| Reverse(one.live_at));
-        Ok(earlier.into_iter().map(|one| one.id).collect())
-    }
-
     /// Whether nothing would lead to whatever is live.
     async fn has_no_routes(&self, key: &LaneKey) -> Result<bool, Denied> {
         let app = self.store.app(&key.0).await?;
         Ok(self.options.apex.is_none() && app.is_none_or(|app| app.hosts.is_empty()))
     }
 
-    /// Lets deploys go live again; what is live stays live.
+    /// Lets deploys go live again, and ends the operation; what is live stays live.
     pub(super) async fn confirm(&self, operation: &Operation) -> Result<(), Stop> {
-        self.store.clear_rolled_back(&operation.app, &operation.environment).await?;
-        self.let_rest(operation).await
-    }
-
-    /// After a promote: versions that went on running because of a rollback sleep when their time is over.
-    pub(super) async fn let_rest(&self, operation: &Operation) -> Result<(), Stop> {
-        let of = Of { app: Some(operation.app.clone()), environment: Some(operation.environment.clone()) };
-        let live = self.store.environment(&operation.app, &operation.environment).await?;
-        let live = live.and_then(|environment| environment.live);
-        let timers = self.store.timers().await?;
-        let all = self.store.deployments(&of, Page { offset: 0, limit: EARLIER_MAX }).await?;
-        let is_left_over = |one: &Deployment| {
-            Some(one.id) != live
-                && one.live_at.is_some()
-                && one.label.is_none()
-                && one.status == DeploymentStatus::Ready
-                && one.desired_state == DesiredState::Running
-                && !timers.iter().any(|timer| timer.deployment == one.id)
-        };
-        for one in all.into_iter().filter(is_left_over) {
-            let timer = self.by_itself(one.id, DesiredState::Standby, one.settings.deploy.standby_after);
-            self.store.arm_timer(&timer).await?;
-        }
+        let state = OperationState::Succeeded;
+        let end = OperationEnd { state, failure: None, receipt: None, at: self.clock.wall() };
+        self.store.confirm_rollback(&operation.id, &end, &by_itself(operation.id)).await?;
+        self.count(operation, &end);
+        self.has_ended(operation.id);
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Name {
     pub(super) sticky: Sticky,
-    /// `None` if it is too long for a label.
+    /// `None` if it is too long for a label, or nothing of what it stands for can be written in one.
     plain: Option<String>,
     /// With the hash.
     exact: String,
@@ -45,15 +45,13 @@ pub(super) fn own(workspace: &WorkspaceName, deployment: &Deployment) -> Vec<Nam
     }
     if let Some(branch) = &git.branch {
         let slug = slug(branch);
-        if !slug.is_empty() {
-            names.push(Name::new(
-                Sticky::Branch,
-                workspace,
-                deployment,
-                &["git", &slug],
-                &["branch", branch],
-            ));
-        }
+        let whole = ["branch", branch.as_str()];
+        names.push(if slug.is_empty() {
+            // Without a letter or digit of ASCII's it has no plain name: such branches would all share it.
+            Name { plain: None, ..Name::new(Sticky::Branch, workspace, deployment, &["git"], &whole) }
+        } else {
+            Name::new(Sticky::Branch, workspace, deployment, &["git", &slug], &whole)
+        });
     }
     names
 }
@@ -170,6 +168,17 @@ mod tests {
         assert_eq!(one[0], two[0]);
         assert_ne!(one[1], two[1]);
         assert_eq!(one[1].len(), one[0].len() + 9);
+    }
+
+    #[test]
+    fn branches_that_cannot_be_written_have_names_of_their_own_all_the_same() {
+        let (one, two) = (named("web", "功能"), named("web", "修复"));
+        for hosts in [&one, &two] {
+            let label = hosts[0].strip_suffix(".apps.test").unwrap();
+            assert!(label.starts_with("web-git-") && label.len() == "web-git-".len() + 8, "{label}");
+        }
+        assert_eq!((one.len(), two.len()), (1, 1));
+        assert_ne!(one, two);
     }
 
     #[test]

@@ -1,21 +1,26 @@
 //! Ephemeral deployments: reached by a label, never live, gone when their time is over.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
 use super::engine::{Engine, Stop};
+use super::executor::request_of;
 use super::instances::Afterwards;
+use super::retired::Cause;
 use super::submit::status_text;
-use super::{Denied, Gate, LinkRequest, Orchestrator};
+use super::{Denied, DeployFlags, Gate, LinkRequest, Orchestrator};
 use crate::clock::{Clock, Timestamp};
 use crate::error::chain;
 use crate::fault;
 use crate::ids::{AppName, DeploymentId, EnvironmentName, EphemeralLabel};
 use crate::routing::preview_auth::{LinkKey, PreviewAuth};
 use crate::settings::{Delay, PreviewAuthMode, PreviewAuthSettings};
-use crate::store::{Deployment, DeploymentStatus, DesiredState, EventKind, Operation, OperationState, Store};
+use crate::store::{
+    Deployment, DeploymentStatus, DesiredState, EventKind, Failure, Operation, OperationState, Store,
+};
 
 impl Orchestrator {
     /// Moves the expiry of an ephemeral deployment that has not expired; returns when it expires now.
@@ -129,18 +134,19 @@ fn refuse_no_time(request: LinkRequest) -> Result<(), Denied> {
 }
 
 impl Engine {
-    /// That another ephemeral deployment would not have to end another one.
+    /// That another ephemeral deployment would not have to end another one, nor one that is on its way.
     pub(super) async fn refuse_to_evict(&self, app: &AppName, label: &EphemeralLabel) -> Result<(), Denied> {
-        let all = self.store.ephemerals(Some(app)).await?;
-        let count = all.iter().filter(|other| other.label.as_ref() != Some(label)).count();
+        let all = self.store.deployments_in_service().await?;
+        let others = all.into_iter().filter(|other| other.app == *app).filter_map(|other| other.label);
+        let count = others.filter(|other| other != label).collect::<HashSet<_>>().len();
         if count >= self.options.ephemeral_max_per_app {
             return Err(Denied::TooManyEphemerals { count });
         }
         Ok(())
     }
 
-    /// Leads the label to a deployment that is ready. One that had the label before drains and goes; the one that
-    /// expires soonest is evicted if there are too many.
+    /// Leads the label to a deployment that is ready, for the whole of its time from then on. One that had the label before
+    /// drains and goes; the one that expires soonest is evicted if there are too many, and that was not forbidden.
     pub(super) async fn serve_label(
         self: &Arc<Self>,
         operation: &Operation,
@@ -148,17 +154,33 @@ impl Engine {
     ) -> Result<(), Stop> {
         let deployment = self.deployment(id).await?;
         let (Some(label), Some(expires_at)) = (&deployment.label, deployment.expires_at) else {
-            return Err(Stop::Failed(crate::store::Failure::new(
-                "internal",
-                "an ephemeral deployment without a label",
-            )));
+            return Err(Stop::Failed(Failure::new("internal", "an ephemeral deployment without a label")));
         };
         // Nobody else adds a label meanwhile, in whatever environment: else there could be too many.
         let turn = self.publisher.turn().await;
         let others = self.store.ephemerals(Some(&deployment.app)).await?;
+        let (replaced, mut kept): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .filter(|other| other.id != id)
+            .partition(|other| other.label == deployment.label);
+        let excess = (kept.len() + 1).saturating_sub(self.options.ephemeral_max_per_app);
+        let is_served = deployment.status == DeploymentStatus::Ready;
+        if !is_served {
+            // In another environment a newer one may have come to its end first.
+            if let Some(newer) = replaced.iter().find(|other| other.ordinal > deployment.ordinal) {
+                let cause = format!("{} has the label, and is newer", newer.id);
+                return Err(Stop::Superseded(Failure::new("superseded", cause)));
+            }
+            refuse_excess(operation, excess, kept.len())?;
+        }
         self.open_live_name(&turn, &deployment).await?;
+        // How long it was in the making does not count.
+        let ttl = expires_at.duration_since(deployment.created_at);
+        let expires_at = if is_served { expires_at } else { self.clock.wall() + ttl };
         // From here on a restart serves it: among those with the label the newest that is ready has it.
-        self.store.set_status(&id, DeploymentStatus::Ready, None).await?;
+        if !is_served && !self.store.serve_until(&id, expires_at).await? {
+            self.refuse_unless(id, DeploymentStatus::Ready).await?;
+        }
         fault::at("label.ready")?;
         if deployment.desired_state == DesiredState::Standby {
             self.hold_unstarted(id).await?;
@@ -170,12 +192,7 @@ impl Engine {
         if let Some(url) = self.url(&deployment).await? {
             self.tell(operation.id, EventKind::Cutover, format!("{url} until {expires_at}")).await;
         }
-        let (replaced, mut kept): (Vec<_>, Vec<_>) = others
-            .into_iter()
-            .filter(|other| other.id != id)
-            .partition(|other| other.label == deployment.label);
         kept.sort_by_key(|other| other.expires_at);
-        let excess = (kept.len() + 1).saturating_sub(self.options.ephemeral_max_per_app);
         for evicted in kept.drain(..excess) {
             let text = format!(
                 "evicted {} ({})",
@@ -183,10 +200,12 @@ impl Engine {
                 evicted.id
             );
             self.tell(operation.id, EventKind::Warning, text).await;
-            self.end_ephemeral(evicted).await?;
+            let cause = self.because(operation.id.to_string(), format!("evicted for {id}"));
+            self.end_ephemeral(evicted, cause).await?;
         }
         for old in replaced {
-            self.end_ephemeral(old).await?;
+            let cause = self.because(operation.id.to_string(), format!("replaced by {id}"));
+            self.end_ephemeral(old, cause).await?;
         }
         fault::at("label.replaced")?;
         self.end(operation.id, OperationState::Succeeded, None, None).await;
@@ -209,7 +228,7 @@ impl Engine {
     /// Ends those whose labels have expired, as the data plane has it.
     async fn end_expired(self: &Arc<Self>) {
         for id in self.publisher.expired_labels(self.clock.now()) {
-            let ended = async { self.end_ephemeral(self.deployment(id).await?).await };
+            let ended = async { self.end_ephemeral(self.deployment(id).await?, self.expired()).await };
             if let Err(stop) = ended.await {
                 warn!(deployment = %id, ?stop, "expired deployment not ended; tried again");
             }
@@ -219,13 +238,17 @@ impl Engine {
     /// Ends what has expired by now, as the store has it: it knows of leaps of the machine's time.
     async fn sweep_ephemerals(self: &Arc<Self>) -> Result<(), Stop> {
         for deployment in self.store.expired(self.clock.wall()).await? {
-            self.end_ephemeral(deployment).await?;
+            self.end_ephemeral(deployment, self.expired()).await?;
         }
         Ok(())
     }
 
+    fn expired(&self) -> Cause {
+        self.because("expiry", "its time was over")
+    }
+
     /// Takes an ephemeral deployment out of service: its label at once, its instances after their drain.
-    async fn end_ephemeral(self: &Arc<Self>, deployment: Deployment) -> Result<(), Stop> {
+    async fn end_ephemeral(self: &Arc<Self>, deployment: Deployment, cause: Cause) -> Result<(), Stop> {
         self.store.set_desired_state(&deployment.id, DesiredState::Archived).await?;
         fault::at("label.archived")?;
         if let Some(label) = &deployment.label {
@@ -238,7 +261,7 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
-            match engine.retire_instances(&deployment, Afterwards::Remove).await {
+            match engine.retire_because(&deployment, Afterwards::Remove, cause).await {
                 Ok(()) => info!(deployment = %deployment.id, "ephemeral deployment removed"),
                 Err(stop) => {
                     warn!(deployment = %deployment.id, ?stop, "not removed yet; reconcile tries again")
@@ -297,6 +320,17 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// That nobody has to go for one that must not evict.
+fn refuse_excess(operation: &Operation, excess: usize, count: usize) -> Result<(), Stop> {
+    let flags: DeployFlags = request_of(operation)?;
+    if flags.evict || excess == 0 {
+        return Ok(());
+    }
+    let denied = Denied::TooManyEphemerals { count };
+    let failure = Failure::new(denied.code(), denied.to_string());
+    Err(Stop::Failed(failure.remedy("end one of them, or let the one go that expires soonest")))
 }
 
 /// What a request must have to reach an ephemeral deployment.

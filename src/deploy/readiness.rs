@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::concealed::conceal;
 use crate::clock::Clock;
 use crate::ids::InstanceId;
 use crate::probe::{Probe, ProbeError};
@@ -64,8 +65,19 @@ pub(super) fn http_probe(settings: &AppSettings) -> Option<Probe> {
 /// Waits until the instance is ready.
 ///
 /// # Errors
-/// What was seen instead: it exited, or was not ready in time; with its last log lines.
+/// What was seen instead: it exited, or was not ready in time; with its last log lines, but for values of its env vars.
 pub(super) async fn wait_ready(
+    runtime: &dyn Runtime,
+    clock: &Arc<dyn Clock>,
+    instance: &Instance,
+    check: &Check,
+    settings: &AppSettings,
+) -> Result<(), Failure> {
+    let waited = waited_for(runtime, clock, instance, check, settings).await;
+    waited.map_err(|failure| conceal(failure, &settings.env))
+}
+
+async fn waited_for(
     runtime: &dyn Runtime,
     clock: &Arc<dyn Clock>,
     instance: &Instance,

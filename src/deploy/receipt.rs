@@ -10,7 +10,7 @@ use crate::gate::InFlight;
 use crate::ids::{AppName, DeploymentId, EnvironmentName, OperationId};
 use crate::routing::backend::Cut;
 use crate::settings::Replicas;
-use crate::store::Operation;
+use crate::store::{DesiredState, Operation};
 
 /// The proof of one swap. Stored with its operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -91,6 +91,19 @@ pub struct ScaleReceipt {
     pub total_ms: u64,
     /// What else the caller should know.
     pub notes: Vec<String>,
+}
+
+/// What became of a version outside a cutover. Stored with the operation that notes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestReceipt {
+    /// What it is since then.
+    pub desired_state: DesiredState,
+    /// Why.
+    pub reason: String,
+    /// At it, when its gates had closed, and came to its end.
+    pub drained: Counts,
+    /// What was cut at its deadline.
+    pub cut: Vec<CutLine>,
 }
 
 /// Requests and streams, counted apart.

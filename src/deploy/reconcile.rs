@@ -124,7 +124,15 @@ impl Engine {
         self.options.stats.corrected("stop");
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
-            if let Err(stop) = engine.retire_instances(&deployment, afterwards).await {
+            let is_noted = deployment.status == DeploymentStatus::Ready
+                && deployment.desired_state != DesiredState::Running;
+            let retired = if is_noted {
+                let cause = engine.because("reconcile", "what was decided before was not finished");
+                engine.retire_because(&deployment, afterwards, cause).await
+            } else {
+                engine.retire_instances(&deployment, afterwards).await
+            };
+            if let Err(stop) = retired {
                 warn!(deployment = %deployment.id, ?stop, "instances not stopped yet; tried again");
             }
         });

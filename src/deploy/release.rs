@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::concealed::{conceal_stop, concealed};
 use super::engine::{Engine, Stop};
 use super::readiness::{log_lines, said};
 use crate::clock::Clock;
@@ -32,6 +33,11 @@ impl Engine {
         operation: &Operation,
         deployment: &Deployment,
     ) -> Result<((), String), Stop> {
+        let released = self.released(operation, deployment).await;
+        released.map_err(|stop| conceal_stop(stop, &deployment.settings.env))
+    }
+
+    async fn released(&self, operation: &Operation, deployment: &Deployment) -> Result<((), String), Stop> {
         let row = InstanceRow::new(deployment, deployment.operation);
         let spec = self.release_spec(deployment, row.id).await?;
         self.store.put_instance(&row).await?;
@@ -47,6 +53,8 @@ impl Engine {
         if exit.code != Some(0) {
             return Err(Stop::Failed(failed(&exit).seen(lines)));
         }
+        let env = &deployment.settings.env;
+        let lines: Vec<_> = lines.iter().map(|line| concealed(line, env)).collect();
         for line in &lines {
             self.tell(operation.id, EventKind::Progress, line.clone()).await;
         }

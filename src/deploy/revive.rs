@@ -192,7 +192,8 @@ impl Engine {
         row.phase = InstancePhase::Starting;
         self.store.put_instance(&row).await?;
         let deadlines = Deadlines::new(&deployment.settings.deploy, self.clock.now());
-        drain(targets, deadlines, self.publisher.routing(), &self.clock).await;
+        let drained = drain(targets, deadlines, self.publisher.routing(), &self.clock).await;
+        drained.tell_of_cuts(deployment.id, "unhealthy replica");
         self.stop_instance(deployment, row, targets, Afterwards::Keep).await
     }
 

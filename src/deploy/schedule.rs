@@ -12,7 +12,6 @@ use super::engine::{Engine, Stop};
 use super::instances::Afterwards;
 use super::warm::WARM_FOR;
 use super::{Denied, Orchestrator, ScheduleRequest};
-use crate::error::chain;
 use crate::ids::{DeploymentId, OperationId};
 use crate::settings::Delay;
 use crate::store::{Deployment, DeploymentStatus, DesiredState, Fired, Timer};
@@ -115,7 +114,8 @@ impl Engine {
             }
             DesiredState::Running | DesiredState::Standby => Afterwards::Keep,
         };
-        self.retire_instances(&deployment, afterwards).await?;
+        let cause = self.because("timer", format!("its timer was due at {}", timer.due));
+        self.retire_because(&deployment, afterwards, cause).await?;
         info!(deployment = %deployment.id, state = ?timer.state, "desired state reached");
         Ok(())
     }
@@ -142,13 +142,12 @@ impl Engine {
     async fn is_way_back(&self, deployment: &Deployment) -> Result<bool, Stop> {
         let environment = self.environment_of(deployment).await?;
         let Some(live) = environment.live else { return Ok(false) };
-        match self.earlier_than(&environment, live).await {
-            Ok(target) => Ok(target == Some(deployment.id)),
-            Err(Denied::Store { source }) => Err(Stop::Store(source)),
-            Err(denied) => {
-                warn!(deployment = %deployment.id, error = chain(&denied), "kept: nobody knows whether it is the way back");
-                Ok(true)
-            }
-        }
+        let target = self.store.ways_back(&environment.app, &environment.name, &live, 1).await?;
+        Ok(target == [deployment.id])
     }
+}
+
+/// The nonce of timers that an operation arms and that nobody asked for.
+pub(super) fn by_itself(operation: OperationId) -> String {
+    format!("{BY_ITSELF}{operation}")
 }

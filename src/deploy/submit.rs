@@ -11,7 +11,7 @@ use super::{
     Caller, Command, Denied, DeployFlags, DeployRequest, HostChange, InSteps, InstanceLogs, InstanceView,
     Orchestrator, Submitted, SwapFlags, SwapRequest, parse_host,
 };
-use crate::ids::{AppName, DeploymentId, EnvironmentName, OperationId};
+use crate::ids::{AppName, DeploymentId, EnvironmentName, EphemeralLabel, OperationId};
 use crate::settings::{AppSettings, Enforcement, RuntimeKind, Strategy};
 use crate::store::{
     Accepted, App, Deployment, DeploymentStatus, DesiredState, GitFacts, IdempotencyKey, NewDeployment,
@@ -47,6 +47,7 @@ impl Orchestrator {
     }
 
     async fn submit_deploy(&self, request: DeployRequest, caller: Caller) -> Result<Submitted, Denied> {
+        let request = labelled(request)?;
         let (app, key) = self.lane_of(request.app.as_ref(), request.environment.as_ref()).await?;
         let version = match request.version {
             Some(id) => Some(self.engine.version(&app.name, id).await?),
@@ -94,8 +95,8 @@ impl Orchestrator {
             label: request.label.clone(),
             expires_at: request.label.as_ref().map(|_| now + ttl.0),
         };
-        let DeployRequest { force, cutover, lazy, .. } = request;
-        let flags = DeployFlags { force, cutover, promote: false, lazy };
+        let DeployRequest { force, cutover, lazy, evict, .. } = request;
+        let flags = DeployFlags { force, cutover, promote: false, lazy, evict };
         let flags = InSteps { flags, steps };
         let operation =
             self.operation(OperationKind::Deploy, &key, Some(deployment.id), json(&flags), caller);
@@ -586,6 +587,7 @@ impl Engine {
             self.enqueue(&key, Job::Run { operation: operation.id, line: None });
         }
         self.finish_removals().await?;
+        self.finish_environments().await?;
         self.keep_pauses();
         self.tasks.spawn(Arc::clone(self).keep_time());
         self.tasks.spawn(Arc::clone(self).keep_history());
@@ -604,6 +606,22 @@ impl From<StoreError> for Denied {
             source => Self::Store { source },
         }
     }
+}
+
+/// With the label that it asks to be made.
+fn labelled(mut request: DeployRequest) -> Result<DeployRequest, Denied> {
+    let Some(name) = request.label_of.take() else { return Ok(request) };
+    let made = EphemeralLabel::made_of(&name).filter(|_| request.label.is_none());
+    let label = made.ok_or_else(|| Denied::Invalid {
+        field: "label_of".to_owned(),
+        detail: if request.label.is_some() {
+            "a label is given, and a name that one is to be made of".to_owned()
+        } else {
+            format!("no label can be made of {name:?}")
+        },
+        remedy: Some("give either, and a name with a letter or digit of a-z and 0-9".to_owned()),
+    })?;
+    Ok(DeployRequest { label: Some(label), ..request })
 }
 
 /// The app's settings with what the request replaces.

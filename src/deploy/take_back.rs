@@ -11,9 +11,13 @@ use super::instances::Afterwards;
 use super::live::{Swapped, json};
 use super::receipt::HeldReceipt;
 use super::steps;
+use crate::clock::Timestamp;
 use crate::error::chain;
 use crate::fault;
-use crate::store::{Deployment, DeploymentStatus, DesiredState, Failure, Operation, OperationState};
+use crate::ids::DeploymentId;
+use crate::store::{
+    Deployment, DeploymentStatus, DesiredState, Failure, Operation, OperationKind, OperationState, Timer,
+};
 
 impl Engine {
     /// The new version did not hold: the old one serves again, and the new one drains and goes.
@@ -77,7 +81,7 @@ impl Engine {
                 .notes
                 .push(format!("it had to be started again: {requests} requests were held, for {ms} ms"));
         }
-        self.discard(deployment, &failure).await?;
+        self.give_up(operation, deployment, &failure).await?;
         self.end(operation.id, OperationState::RolledBack, Some(failure.clone()), Some(json(receipt))).await;
         Err(Stop::Failed(failure))
     }
@@ -93,8 +97,7 @@ impl Engine {
         let environment = self.environment_of(old).await?;
         let routes = self.live_rows(&turn, old).await?;
         let (mut plan, _) = self.plan(operation, old, &environment, routes, cutover.was_rolled_back);
-        // The version that did not hold is removed by this operation, not by a timer.
-        plan.retire = None;
+        plan.retire = self.rest_of_target(operation, cutover.to, plan.at).await?;
         let committed = Committed::commit(plan, self.store.as_ref(), &self.clock).await?;
         fault::at("take-back.committed")?;
         self.publisher.release_pages(cutover.to);
@@ -102,12 +105,50 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives up a deployment that did not hold. What it still serves drains in a task of its own.
-    pub(super) async fn discard(
+    /// When what did not hold goes to rest. A new version is removed by its deploy; one that served before stays as it was
+    /// before it was tried again: in standby at once, or running for its time.
+    async fn rest_of_target(
+        &self,
+        operation: &Operation,
+        target: DeploymentId,
+        now: Timestamp,
+    ) -> Result<Option<Timer>, Stop> {
+        if operation.kind == OperationKind::Deploy {
+            return Ok(None);
+        }
+        let deployment = self.deployment(target).await?;
+        let taken = self.store.steps(&operation.id).await?;
+        let was_woken = taken.iter().any(|step| step.name == steps::WAKE.name);
+        let rests_now = was_woken || self.publisher.has_handover(&deployment);
+        let later = self.by_itself(target, DesiredState::Standby, deployment.settings.deploy.standby_after);
+        // What did not hold is not kept warm either.
+        let at_once = Timer { nonce: operation.id.to_string(), due: now, ..later.clone() };
+        Ok(Some(if rests_now { at_once } else { later }))
+    }
+
+    /// What becomes of a deployment that did not hold: nobody needs a new version that does not; one that served before
+    /// may be the way back, and what it has done wrong is noted.
+    pub(super) async fn give_up(
         self: &Arc<Self>,
+        operation: &Operation,
         deployment: &Deployment,
         failure: &Failure,
     ) -> Result<(), Stop> {
+        match operation.kind {
+            OperationKind::Deploy => self.discard(deployment, failure).await,
+            OperationKind::Swap
+            | OperationKind::Rollback
+            | OperationKind::Promote
+            | OperationKind::Scale
+            | OperationKind::Enable
+            | OperationKind::Wake
+            | OperationKind::Standby
+            | OperationKind::Archive => Ok(self.store.note_failure(&deployment.id, failure).await?),
+        }
+    }
+
+    /// What it still serves drains in a task of its own.
+    async fn discard(self: &Arc<Self>, deployment: &Deployment, failure: &Failure) -> Result<(), Stop> {
         self.store.set_status(&deployment.id, DeploymentStatus::Failed, Some(failure)).await?;
         self.archive(deployment.id).await?;
         let (engine, deployment) = (Arc::clone(self), deployment.clone());

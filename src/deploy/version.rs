@@ -66,8 +66,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<(), Stop> {
         let Err((stop, committed)) = self.go_live(operation, deployment.id, cancel).await else {
-            let flags: DeployFlags = super::executor::request_of(operation)?;
-            return if flags.promote { self.let_rest(operation).await } else { Ok(()) };
+            return Ok(());
         };
         if committed {
             self.release_held(deployment);
@@ -251,7 +250,7 @@ impl Engine {
         Ok((goal, why))
     }
 
-    /// Ends a deploy that does not take the traffic: it is reached by its own names.
+    /// Ends a deploy that does not take the traffic: it is reached by its own names, and goes to rest in its time.
     pub(super) async fn rest_ready(
         self: &Arc<Self>,
         operation: &Operation,
@@ -261,8 +260,11 @@ impl Engine {
         let deployment = self.deployment(deployment).await?;
         let turn = self.publisher.turn().await;
         let routes = self.own_rows(&turn, &deployment).await?;
-        self.store.put_routes(&routes).await?;
-        self.move_status(&deployment, DeploymentStatus::Ready).await?;
+        let after = deployment.settings.deploy.standby_after;
+        let rest = self.by_itself(deployment.id, DesiredState::Standby, after);
+        if !self.store.commit_beside(&routes, &rest).await? {
+            self.refuse_unless(deployment.id, DeploymentStatus::Ready).await?;
+        }
         self.publisher.lead(&turn, &routes);
         drop(turn);
         self.tell(operation.id, EventKind::Progress, format!("ready, not live: {why}")).await;
@@ -306,8 +308,12 @@ impl Engine {
         if self.store.set_status(&deployment.id, to, None).await? {
             return Ok(());
         }
-        let now = self.deployment(deployment.id).await?.status;
-        match now {
+        self.refuse_unless(deployment.id, to).await
+    }
+
+    /// Where somebody else decided about its status.
+    pub(super) async fn refuse_unless(&self, id: DeploymentId, to: DeploymentStatus) -> Result<(), Stop> {
+        match self.deployment(id).await?.status {
             DeploymentStatus::Cancelled => Err(Stop::Cancelled),
             now if now == to => Ok(()),
             now => Err(Stop::Superseded(Failure::new(

@@ -4,12 +4,10 @@
 //! It keeps them from what happens by itself, which is idling and `standby_after`, and from nothing that somebody asked
 //! for. It is the app's as it is now, not the deployment's: so it holds, or not, for versions that were there before.
 
-use super::Denied;
 use super::engine::{Engine, Stop};
 use super::handover::is_alone;
-use crate::ids::DeploymentId;
 use crate::settings::Delay;
-use crate::store::{Deployment, Environment, StoreError};
+use crate::store::Deployment;
 
 /// Until a version that stays warm, and whose time is over, is looked at again.
 pub(super) const WARM_FOR: Delay = Delay::seconds(5 * 60);
@@ -31,20 +29,8 @@ impl Engine {
         if count == 1 || is_alone(deployment) {
             return Ok(false);
         }
-        let earlier = self.earlier_known(&environment, live).await?;
-        Ok(earlier.iter().take(count - 1).any(|one| *one == deployment.id))
-    }
-
-    /// Those that a rollback would go to, one after the other.
-    async fn earlier_known(
-        &self,
-        environment: &Environment,
-        live: DeploymentId,
-    ) -> Result<Vec<DeploymentId>, Stop> {
-        self.earlier(environment, live).await.map_err(|denied| match denied {
-            Denied::Store { source } => Stop::Store(source),
-            // Nothing is deleted that an environment says is live.
-            _ => Stop::Store(StoreError::NotFound { what: "deployment", name: live.to_string() }),
-        })
+        let limit = u32::try_from(count - 1).unwrap_or(u32::MAX);
+        let earlier = self.store.ways_back(&environment.app, &environment.name, &live, limit).await?;
+        Ok(earlier.contains(&deployment.id))
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::asked::Asked;
+use super::concealed::conceal;
 use super::cutover::Cutover;
 use super::engine::{Engine, Stop};
 use super::evidence::{Case, Evidence, Figures};
@@ -63,11 +64,13 @@ impl Engine {
                     return Err(Stop::Failed(failure));
                 }
                 Ok(()) => unhealthy = 0,
-                Err(Seen::Gone(failure)) => return Err(Stop::Failed(failure)),
+                Err(Seen::Gone(failure)) => {
+                    return Err(Stop::Failed(conceal(failure, &deployment.settings.env)));
+                }
                 Err(Seen::Unhealthy(failure)) => {
                     unhealthy += 1;
                     if unhealthy >= deployment.settings.health.failures.max(1) {
-                        return Err(Stop::Failed(failure));
+                        return Err(Stop::Failed(conceal(failure, &deployment.settings.env)));
                     }
                 }
                 // The engine is away, the instances are not: what is known goes on being served.

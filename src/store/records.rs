@@ -292,6 +292,10 @@ pub enum OperationKind {
     Enable,
     /// Start a version that is in standby.
     Wake,
+    /// A version was put into standby. Noted once it is done; nobody submits it.
+    Standby,
+    /// A version was taken away. Noted as well.
+    Archive,
 }
 
 /// One journaled run of a command.
@@ -439,8 +443,11 @@ pub struct SwapPlan {
     pub rolled_back: bool,
     /// Routes that lead to `to` from now on.
     pub routes: Vec<RouteRow>,
-    /// Timer of the deployment that was live until now; replaces any that it has.
+    /// Timer of the deployment that was live until now; replaces any that it has, and all that the operation has armed.
     pub retire: Option<Timer>,
+    /// With it what else runs and is not live, as after a rollback, goes to rest, each after its own time, by timers of
+    /// this nonce, which the operation's id ends.
+    pub left_over: Option<String>,
     /// JSON of `deploy::cutover::Cutover`: what a resume needs.
     pub cutover: String,
     pub at: Timestamp,

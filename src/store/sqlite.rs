@@ -197,6 +197,10 @@ impl Store for SqliteStore {
         self.write("retire the environment", move |db| environments::retire(db, &app, &name))
     }
 
+    fn environment_removals(&self) -> Answer<'_, Vec<(AppName, EnvironmentName)>> {
+        self.read("list removals of environments", environments::removals)
+    }
+
     fn forget_environment<'a>(&'a self, app: &'a AppName, name: &'a EnvironmentName) -> Answer<'a, bool> {
         let (app, name) = (app.clone(), name.clone());
         self.write("delete the environment", move |db| environments::forget(db, &app, &name))
@@ -263,6 +267,14 @@ impl Store for SqliteStore {
         let (key, operation, deployment) = (Arc::clone(&self.key), operation.clone(), deployment.cloned());
         self.write("accept the operation", move |db| {
             operations::begin(db, &key, &operation, deployment.as_ref())
+        })
+    }
+
+    fn note_operation<'a>(&'a self, operation: &'a NewOperation, end: &'a OperationEnd) -> Answer<'a, ()> {
+        let (key, operation, end) = (Arc::clone(&self.key), operation.clone(), end.clone());
+        self.write("note the operation", move |db| {
+            operations::begin(db, &key, &operation, None)?;
+            operations::end(db, operation.id, &end).map(drop)
         })
     }
 
@@ -363,6 +375,19 @@ impl Store for SqliteStore {
         self.read("list deployments", move |db| deployments::list(db, &key, &of, page))
     }
 
+    fn ways_back<'a>(
+        &'a self,
+        app: &'a AppName,
+        environment: &'a EnvironmentName,
+        from: &'a DeploymentId,
+        limit: u32,
+    ) -> Answer<'a, Vec<DeploymentId>> {
+        let (app, environment, from) = (app.clone(), environment.clone(), *from);
+        self.read("look for the way back", move |db| {
+            deployments::ways_back(db, (&app, &environment), from, limit)
+        })
+    }
+
     fn deployments_in_service(&self) -> Answer<'_, Vec<Deployment>> {
         let key = Arc::clone(&self.key);
         self.read("list deployments in service", move |db| deployments::in_service(db, &key))
@@ -405,6 +430,17 @@ impl Store for SqliteStore {
     fn set_desired_state<'a>(&'a self, id: &'a DeploymentId, state: DesiredState) -> Answer<'a, ()> {
         let id = *id;
         self.write("set the desired state", move |db| deployments::set_desired_state(db, id, state))
+    }
+
+    fn serve_until<'a>(&'a self, id: &'a DeploymentId, expires_at: Timestamp) -> Answer<'a, bool> {
+        let id = *id;
+        self.write("make the preview ready", move |db| {
+            let is_ready = deployments::set_status(db, id, DeploymentStatus::Ready, None)?;
+            if is_ready {
+                deployments::set_expiry(db, id, expires_at)?;
+            }
+            Ok(is_ready)
+        })
     }
 
     fn fall_asleep<'a>(&'a self, id: &'a DeploymentId) -> Answer<'a, bool> {
@@ -468,9 +504,28 @@ impl Store for SqliteStore {
         self.write("split the live routes", move |db| apps::set_split(db, &app, &environment, split.as_ref()))
     }
 
-    fn clear_rolled_back<'a>(&'a self, app: &'a AppName, environment: &'a EnvironmentName) -> Answer<'a, ()> {
-        let (app, environment) = (app.clone(), environment.clone());
-        self.write("clear the flag of a rollback", move |db| apps::clear_rolled_back(db, &app, &environment))
+    fn confirm_rollback<'a>(
+        &'a self,
+        operation: &'a OperationId,
+        end: &'a OperationEnd,
+        nonce: &'a str,
+    ) -> Answer<'a, ()> {
+        let (operation, end, nonce) = (*operation, end.clone(), nonce.to_owned());
+        self.write("confirm the rollback", move |db| {
+            operations::confirm_rollback(db, operation, &end, &nonce)
+        })
+    }
+
+    fn commit_beside<'a>(&'a self, routes: &'a [RouteRow], rest: &'a Timer) -> Answer<'a, bool> {
+        let (routes, rest) = (routes.to_vec(), rest.clone());
+        self.write("commit what is ready and not live", move |db| {
+            routes::put_all(db, &routes)?;
+            let is_ready = deployments::set_status(db, rest.deployment, DeploymentStatus::Ready, None)?;
+            if is_ready {
+                timers::arm(db, &rest)?;
+            }
+            Ok(is_ready)
+        })
     }
 
     fn put_routes<'a>(&'a self, routes: &'a [RouteRow]) -> Answer<'a, ()> {

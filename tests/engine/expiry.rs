@@ -53,6 +53,83 @@ async fn where_there_are_too_many_one_that_must_not_evict_is_refused() {
     assert_eq!(bed.ended(&mut same).await.state, OperationState::Succeeded);
 }
 
+/// Fixed fault: of several on their way none saw the others, and each of them ended another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_twenty_at_once_that_must_not_evict_ten_are_refused_and_nobody_is_evicted() {
+    let bed = Bed::new().await;
+    let asked = (0..20).map(|n| {
+        let request = DeployRequest { evict: false, ..labelled(&format!("p{n}"), Delay::seconds(3600)) };
+        bed.try_submit(request)
+    });
+    let mut made = Vec::new();
+    for submitted in futures_util::future::join_all(asked).await {
+        match submitted {
+            Ok(mut submitted) => {
+                assert_eq!(bed.ended(&mut submitted).await.state, OperationState::Succeeded);
+                made.push(submitted.deployment.unwrap());
+            }
+            Err(denied) => assert!(matches!(denied, Denied::TooManyEphemerals { count: 10 }), "{denied}"),
+        }
+    }
+    assert_eq!(made.len(), 10);
+    for preview in made {
+        assert_eq!(bed.status(preview).await, (DeploymentStatus::Ready, DesiredState::Running));
+    }
+}
+
+#[tokio::test]
+async fn one_that_must_not_evict_fails_if_others_took_the_last_place_meanwhile() {
+    let bed = Bed::new().await;
+    let mut others = Vec::new();
+    for n in 0..9 {
+        others.push(bed.ephemeral(&format!("p{n}"), Delay::seconds(3600)).await);
+    }
+    // In an environment of its own, or the other one would wait for it.
+    bed.runtime.set_starts_sick(true);
+    let request = DeployRequest {
+        evict: false,
+        environment: Some("staging".parse().unwrap()),
+        ..labelled("slow", Delay::seconds(3600))
+    };
+    let mut slow = bed.try_submit(request).await.unwrap();
+    let of_slow = async || bed.runtime.of(slow.deployment.unwrap());
+    eventually("it is started", async || !of_slow().await.is_empty()).await;
+    let instance = of_slow().await[0];
+    bed.runtime.set_starts_sick(false);
+    others.push(bed.ephemeral("fast", Delay::seconds(3600)).await);
+    bed.runtime.set_sick(instance, false);
+    let operation = bed.ended(&mut slow).await;
+    assert_eq!(operation.state, OperationState::Failed);
+    assert_eq!(operation.failure.unwrap().code, "too_many_ephemerals");
+    for other in others {
+        assert_eq!(bed.status(other).await, (DeploymentStatus::Ready, DesiredState::Running), "evicted");
+    }
+    eventually("nothing is left of it", async || bed.runtime.known() == 10).await;
+}
+
+/// Fixed fault: its time went by while it was made, and it replaced one that served and was expired at once.
+#[tokio::test]
+async fn the_time_of_a_preview_begins_when_it_is_ready() {
+    let bed = Bed::with(|settings| {
+        settings.deploy.readiness_mode = lockgate::settings::ReadinessMode::Delay;
+        settings.deploy.readiness_delay = Delay::seconds(600);
+    })
+    .await;
+    bed.clock.stop();
+    let mut submitted = bed.try_submit(labelled("feat", Delay::seconds(60))).await.unwrap();
+    let preview = submitted.deployment.unwrap();
+    eventually("it is started", async || !bed.runtime.of(preview).is_empty()).await;
+    eventually("it is ready", async || {
+        bed.clock.leap(Duration::from_secs(600));
+        bed.store.operation(&submitted.operation).await.unwrap().unwrap().state.is_end()
+    })
+    .await;
+    assert_eq!(bed.ended(&mut submitted).await.state, OperationState::Succeeded);
+    let found = bed.store.deployment(&preview).await.unwrap().unwrap();
+    let since_ready = found.expires_at.unwrap().duration_since(found.created_at);
+    assert!(since_ready.as_secs() >= 660, "{since_ready}");
+}
+
 #[tokio::test]
 async fn after_a_restart_an_expired_label_is_still_told_from_one_that_never_was() {
     let bed = Bed::new().await;

@@ -80,6 +80,7 @@ impl Bed {
             rolled_back: false,
             routes: Vec::new(),
             retire: None,
+            left_over: None,
             cutover: "{}".to_owned(),
             at,
         };

@@ -189,11 +189,21 @@ impl Model {
         version.quiet_since = now;
     }
 
+    /// It is ready; what does not go live sleeps in its time.
+    fn deployed(&mut self, version: usize, now: Timestamp, sleeps_at: Timestamp, goes_live: bool) {
+        if goes_live && !self.is_rolled_back {
+            self.cut_over(version, now, Some(sleeps_at));
+        } else {
+            let due = Due { state: DesiredState::Standby, at: sleeps_at, is_by_itself: true };
+            self.versions[version].timer = Some(due);
+        }
+    }
+
     /// After a promote: what ran on because of a rollback sleeps.
     fn let_rest(&mut self, at: Timestamp) {
         for (index, version) in self.versions.iter_mut().enumerate() {
             let is_left_over = self.live != Some(index)
-                && version.live_at.is_some()
+                && !version.is_labelled
                 && version.state == DesiredState::Running
                 && version.timer.is_none();
             if is_left_over {
@@ -287,9 +297,7 @@ impl Run {
                 let request = DeployRequest { cutover: goes_live, ..self.command("serve") };
                 let (id, state) = self.deploy(request).await;
                 let version = self.model.add(id, DeploymentStatus::Ready, false, now);
-                if goes_live && !self.model.is_rolled_back {
-                    self.model.cut_over(version, now, Some(sleeps_at));
-                }
+                self.model.deployed(version, now, sleeps_at, goes_live);
                 (true, state == OperationState::Succeeded)
             }
             Act::DeployBroken => {
@@ -431,8 +439,8 @@ impl Run {
         let is_cancelled = has_steps && matches!(ending, Ending::Cancel);
         let status = if is_cancelled { DeploymentStatus::Cancelled } else { DeploymentStatus::Ready };
         let version = self.model.add(id, status, false, now);
-        if !is_cancelled && !self.model.is_rolled_back {
-            self.model.cut_over(version, now, Some(sleeps_at));
+        if !is_cancelled {
+            self.model.deployed(version, now, sleeps_at, true);
         }
         (!is_cancelled, state == OperationState::Succeeded)
     }

@@ -1,6 +1,6 @@
 //! Rollback and promote: where they go, what keeps them from going, and what a deploy does in between.
 
-use lockgate::deploy::{Action, Gate, PromoteRequest, RollbackRequest, available_actions};
+use lockgate::deploy::{Action, Gate, PromoteRequest, RollbackRequest, ScheduledState};
 use lockgate::store::Environment;
 
 use super::*;
@@ -27,7 +27,7 @@ impl Bed {
 
     async fn actions(&self, deployment: DeploymentId) -> Vec<Action> {
         let found = self.store.deployment(&deployment).await.unwrap().unwrap();
-        available_actions(&found, &self.production().await)
+        self.engine.available_actions(&found).await.unwrap()
     }
 
     async fn has_timer(&self, deployment: DeploymentId) -> bool {
@@ -136,7 +136,7 @@ async fn the_gates_of_a_promote_are_told_in_their_order() {
     bed.ended(&mut beside).await;
     let zero = beside.deployment.unwrap();
     assert!(matches!(bed.promote(zero).await, Err(Denied::Gate(Gate::NoLiveDeployment))));
-    assert_eq!(bed.actions(zero).await, [Action::Swap]);
+    assert_eq!(bed.actions(zero).await, [Action::Swap, Action::Standby, Action::Archive]);
 
     let (one, _) = bed.deploy(&["serve", "1"]).await;
     let (failed, _) = bed.deploy(&["exit", ""]).await;
@@ -154,24 +154,86 @@ async fn the_gates_of_a_promote_are_told_in_their_order() {
     let labelled = preview.deployment.unwrap();
     assert!(matches!(bed.promote(labelled).await, Err(Denied::Gate(Gate::DeploymentNotProduction))));
     assert_eq!(bed.rollback(None, Some(labelled)).await.unwrap_err().code(), "different_environment");
-    assert_eq!(bed.actions(labelled).await, []);
     let live = two.deployment.unwrap();
     assert!(matches!(bed.promote(live).await, Err(Denied::Gate(Gate::DeploymentIsLive))));
     assert_eq!(bed.actions(live).await, []);
-    assert_eq!(bed.actions(one).await, [Action::Swap, Action::Rollback, Action::Promote]);
 }
 
+/// Fixed fault: the target was removed as a new version is that does not hold, and could never be gone back to again.
 #[tokio::test]
 async fn a_rollback_to_a_version_that_does_not_hold_leaves_everything_as_it_was() {
     let bed = Bed::with(|settings| settings.deploy.watch = WATCH).await;
     let [_, two, three] = three_versions(&bed).await;
     let mut back = bed.rollback(None, None).await.unwrap();
     eventually("it is live", async || bed.serves(HOST) == Ok(two.to_string())).await;
-    bed.runtime.end(bed.runtime.of(two)[0]);
+    let instance = bed.runtime.of(two)[0];
+    bed.runtime.end(instance);
     assert_eq!(bed.ended(&mut back).await.state, OperationState::RolledBack);
     let production = bed.production().await;
     assert_eq!((production.live, production.rolled_back), (Some(three), false));
     assert_eq!(bed.serves(HOST), Ok(three.to_string()));
+    let target = bed.store.deployment(&two).await.unwrap().unwrap();
+    assert_eq!((target.status, target.desired_state), (DeploymentStatus::Ready, DesiredState::Running));
+    assert_eq!(target.failure.map(|failure| failure.code).as_deref(), Some("instance_exited"));
+    assert_eq!(bed.runtime.of(two), [instance]);
+    assert!(bed.has_timer(two).await && !bed.has_timer(three).await, "it would run for ever");
+    let mut again = bed.rollback(None, None).await.unwrap();
+    assert_eq!(bed.held(&mut again).await.state, OperationState::Succeeded);
+    assert_eq!(bed.serves(HOST), Ok(two.to_string()));
+    let failure = bed.store.deployment(&two).await.unwrap().unwrap().failure;
+    assert_eq!(failure, None, "what it did before it went live is told of it");
+}
+
+#[tokio::test]
+async fn a_target_that_was_woken_and_does_not_hold_is_in_standby_again() {
+    let bed = Bed::with(|settings| settings.deploy.watch = WATCH).await;
+    let [_, two, three] = three_versions(&bed).await;
+    bed.schedule(two, ScheduledState::Standby, Delay::seconds(0)).await.unwrap();
+    eventually("it sleeps", async || {
+        bed.status(two).await.1 == DesiredState::Standby && bed.runtime.running().len() < 3
+    })
+    .await;
+    let mut promoted = bed.promote(two).await.unwrap();
+    eventually("it is live", async || bed.serves(HOST) == Ok(two.to_string())).await;
+    bed.runtime.end(bed.runtime.of(two)[0]);
+    assert_eq!(bed.ended(&mut promoted).await.state, OperationState::RolledBack);
+    assert_eq!(bed.serves(HOST), Ok(three.to_string()));
+    eventually("it sleeps again", async || {
+        bed.status(two).await == (DeploymentStatus::Ready, DesiredState::Standby)
+    })
+    .await;
+    assert_eq!(bed.runtime.of(two).len(), 1, "its instance is kept");
+}
+
+/// Fixed fault: what CI deploys while an environment is rolled back ran for ever, one version beside the other.
+#[tokio::test]
+async fn what_is_ready_and_not_live_goes_to_rest_in_its_time_and_a_request_wakes_it() {
+    let options = Options { apex: Some("apps.test".parse().unwrap()), ..Options::default() };
+    let bed = Bed::with_options(options, |_| {}).await;
+    three_versions(&bed).await;
+    let mut beside =
+        bed.try_submit(DeployRequest { cutover: false, ..request(&["serve", "beside"]) }).await.unwrap();
+    bed.ended(&mut beside).await;
+    let mut back = bed.rollback(None, None).await.unwrap();
+    bed.ended(&mut back).await;
+    let (meanwhile, _) = bed.deploy(&["serve", "meanwhile"]).await;
+    let all = [beside.deployment.unwrap(), meanwhile];
+    for one in all {
+        assert!(bed.has_timer(one).await, "it would run for ever");
+    }
+    bed.clock.leap(AppSettings::default().deploy.standby_after.0);
+    for one in all {
+        eventually("it sleeps", async || {
+            bed.clock.leap(Duration::from_secs(1));
+            bed.status(one).await == (DeploymentStatus::Ready, DesiredState::Standby)
+        })
+        .await;
+        let own = bed.engine.hosts(one);
+        eventually("its own name waits for it", async || bed.backend(&own[0]).unwrap().hold.is_some()).await;
+    }
+    let mut promoted = bed.promote(meanwhile).await.unwrap();
+    assert_eq!(bed.ended(&mut promoted).await.state, OperationState::Succeeded);
+    assert_eq!(bed.serves(HOST), Ok(meanwhile.to_string()));
 }
 
 #[tokio::test]
@@ -189,6 +251,123 @@ async fn a_rollback_whose_source_is_not_live_any_more_when_it_runs_moves_nothing
     let operation = bed.ended(&mut back).await;
     assert_eq!(operation.failure.map(|failure| failure.code).as_deref(), Some("source_not_live"));
     assert_eq!(bed.serves(HOST), Ok(deploy.deployment.unwrap().to_string()));
+}
+
+/// Where a deployment and its app may stand.
+#[derive(Clone, Copy, Debug)]
+enum Stand {
+    Live,
+    LiveAfterRollback,
+    Earlier,
+    Draining,
+    Asleep,
+    Failed,
+    Preview,
+    OfDisabledApp,
+    WithoutHosts,
+}
+
+/// A deployment that stands so, and what keeps it from being over.
+async fn standing(stand: Stand) -> (Bed, DeploymentId, Option<Guard>) {
+    let bed = Bed::with(|settings| settings.deploy.drain_timeout = Delay::seconds(600)).await;
+    let (one, _) = bed.deploy(&["serve", "1"]).await;
+    let held = matches!(stand, Stand::Draining).then(|| bed.request(HOST));
+    let mut second = bed.submit(&["serve", "2"]).await;
+    within(second.reached(Progress::CutOver)).await;
+    let two = second.deployment.unwrap();
+    if held.is_none() {
+        bed.ended(&mut second).await;
+    }
+    let meant = match stand {
+        Stand::Live => two,
+        Stand::Earlier | Stand::Draining => one,
+        Stand::LiveAfterRollback => {
+            let mut back = bed.rollback(None, None).await.unwrap();
+            bed.ended(&mut back).await;
+            one
+        }
+        Stand::Asleep => {
+            bed.schedule(one, ScheduledState::Standby, Delay::seconds(0)).await.unwrap();
+            eventually("it sleeps", async || bed.status(one).await.1 == DesiredState::Standby).await;
+            one
+        }
+        Stand::Failed => bed.deploy(&["exit", ""]).await.0,
+        Stand::Preview => {
+            let request = DeployRequest { label: Some("x".parse().unwrap()), ..request(&["serve", "3"]) };
+            let mut preview = bed.try_submit(request).await.unwrap();
+            bed.ended(&mut preview).await;
+            preview.deployment.unwrap()
+        }
+        Stand::OfDisabledApp => {
+            bed.engine.disable(&app()).await.unwrap();
+            one
+        }
+        Stand::WithoutHosts => {
+            let mut bare = bed.store.app(&app()).await.unwrap().unwrap();
+            bare.hosts.clear();
+            bed.engine.put_apps(&[bare]).await.unwrap();
+            one
+        }
+    };
+    (bed, meant, held)
+}
+
+/// Asks for it. Whether that is accepted.
+async fn is_accepted(bed: &Bed, action: Action, deployment: DeploymentId) -> bool {
+    match action {
+        Action::Cancel => unreachable!("nothing is on its way"),
+        Action::Swap => bed.swap(deployment).await.is_ok(),
+        Action::Rollback => bed.rollback(None, Some(deployment)).await.is_ok(),
+        Action::Promote | Action::ConfirmRollback => bed.promote(deployment).await.is_ok(),
+        Action::PromoteFromPreview => {
+            let label = bed.store.deployment(&deployment).await.unwrap().unwrap().label;
+            let Some(from_preview) = label else { return false };
+            let request = PromoteRequest {
+                app: Some(app()),
+                environment: None,
+                deployment: None,
+                from_preview: Some(from_preview),
+                queue: true,
+            };
+            bed.engine.submit(Command::Promote(request), caller()).await.is_ok()
+        }
+        Action::Wake => bed.engine.submit(Command::Wake(deployment), caller()).await.is_ok(),
+        Action::Standby => bed.schedule(deployment, ScheduledState::Standby, LONG).await.is_ok(),
+        Action::Archive => bed.schedule(deployment, ScheduledState::Archived, LONG).await.is_ok(),
+        Action::Extend => bed.engine.extend(deployment, LONG).await.is_ok(),
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_to_be_available_is_accepted_and_what_is_not_said_is_refused() {
+    use Action::{
+        Archive, ConfirmRollback, Extend, Promote, PromoteFromPreview, Rollback, Standby, Swap, Wake,
+    };
+    for (stand, available) in [
+        (Stand::Live, &[][..]),
+        (Stand::LiveAfterRollback, &[ConfirmRollback]),
+        (Stand::Earlier, &[Swap, Rollback, Promote, Standby, Archive]),
+        (Stand::Draining, &[Swap, Rollback, Standby, Archive]),
+        (Stand::Asleep, &[Swap, Rollback, Promote, Wake, Archive]),
+        (Stand::Failed, &[]),
+        (Stand::Preview, &[Extend, PromoteFromPreview, Standby, Archive]),
+        (Stand::OfDisabledApp, &[Archive]),
+        (Stand::WithoutHosts, &[Swap, Promote, Standby, Archive]),
+    ] {
+        let (bed, deployment, held) = standing(stand).await;
+        assert_eq!(bed.actions(deployment).await, available, "{stand:?}");
+        let confirms = available.contains(&ConfirmRollback);
+        for refused in [Swap, Rollback, Promote, PromoteFromPreview, Archive, Extend] {
+            // Both are a promote.
+            let is_said = available.contains(&refused) || refused == Promote && confirms;
+            assert!(is_said || !is_accepted(&bed, refused, deployment).await, "{stand:?}: {refused:?}");
+        }
+        drop((bed, held));
+        for action in available {
+            let (bed, deployment, _held) = standing(stand).await;
+            assert!(is_accepted(&bed, *action, deployment).await, "{stand:?}: {action:?}");
+        }
+    }
 }
 
 /// `LOCKGATE_RACE_ROUNDS` sets the number of rounds. However they race, what is served is what the last cutover made live, and the flag is its kind's.

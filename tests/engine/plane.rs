@@ -30,8 +30,13 @@ impl Plane {
 
     /// A connection with a request on it.
     pub(crate) async fn ask(&self, fields: &str) -> TcpStream {
+        self.ask_at(HOST, fields).await
+    }
+
+    /// The same of another host.
+    pub(crate) async fn ask_at(&self, host: &str, fields: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{fields}\r\n");
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         stream
     }

@@ -1,6 +1,7 @@
 //! Ephemeral deployments: how many there are, when they end, and what takes their place.
 
-use lockgate::deploy::ScheduledState;
+use lockgate::deploy::{RestReceipt, ScheduledState};
+use lockgate::store::{Of, OperationKind, Page};
 
 use super::*;
 
@@ -23,6 +24,23 @@ impl Bed {
         let mut submitted = self.try_submit(labelled(label, ttl, command)).await.unwrap();
         let operation = self.ended(&mut submitted).await;
         (submitted.deployment.unwrap(), operation)
+    }
+
+    /// What the history says of its rest or its end: what kind of, by whose word, and the rest.
+    async fn noted(&self, deployment: DeploymentId, kind: OperationKind) -> (String, RestReceipt) {
+        let mut noted = None;
+        eventually("it is in the history", async || {
+            // Whatever still drains has no time left.
+            self.clock.leap(Duration::from_secs(60));
+            let page = Page { offset: 0, limit: 100 };
+            let all = self.store.operations(&Of::default(), page).await.unwrap();
+            noted = all.into_iter().find(|one| one.kind == kind && one.deployment == Some(deployment));
+            noted.is_some()
+        })
+        .await;
+        let noted = noted.unwrap();
+        assert_eq!(noted.state, OperationState::Succeeded);
+        (noted.actor, serde_json::from_str(&noted.receipt.unwrap()).unwrap())
     }
 
     fn runs(&self, deployment: DeploymentId) -> bool {
@@ -207,4 +225,64 @@ async fn one_that_sleeps_expires_and_is_replaced_like_any_other() {
         .await;
     }
     assert_eq!(bed.serves(&host("replaced")), Ok(new.to_string()));
+}
+
+#[tokio::test]
+async fn the_history_says_by_whose_word_a_version_rests_or_is_gone() {
+    let bed = at_most(2).await;
+    bed.deploy(&["serve", "live"]).await;
+    let (evicted, _) = bed.preview("soon", 100 * HOUR, &["serve", "1"]).await;
+    let (replaced, _) = bed.preview("feat", 200 * HOUR, &["serve", "2"]).await;
+    let (kept, by) = bed.preview("feat", 300 * HOUR, &["serve", "3"]).await;
+    let (more, evicted_by) = bed.preview("more", 300 * HOUR, &["serve", "4"]).await;
+    bed.schedule(kept, ScheduledState::Standby, Delay::seconds(0)).await.unwrap();
+    let cases = [
+        (replaced, OperationKind::Archive, by.id.to_string(), format!("replaced by {kept}")),
+        (evicted, OperationKind::Archive, evicted_by.id.to_string(), format!("evicted for {more}")),
+        (kept, OperationKind::Standby, "timer".to_owned(), "its timer was due at".to_owned()),
+    ];
+    for (deployment, kind, actor, reason) in cases {
+        let noted = bed.noted(deployment, kind).await;
+        assert_eq!(noted.0, actor, "{noted:?}");
+        assert!(noted.1.reason.starts_with(&reason), "{noted:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_expired_preview_cut_is_in_the_history() {
+    let bed = Bed::new().await;
+    bed.deploy(&["serve", "live"]).await;
+    let plane = plane::Plane::before(&bed);
+    let (preview, _) = bed.preview("feat", HOUR, &["stall", "1"]).await;
+    let asked = plane.ask_at(&host("feat"), "").await;
+    eventually("it is in flight", async || bed.runtime.stalled() == 1).await;
+    bed.clock.leap(Duration::from_secs(HOUR));
+    let (actor, receipt) = bed.noted(preview, OperationKind::Archive).await;
+    assert_eq!((actor.as_str(), receipt.desired_state), ("expiry", DesiredState::Archived));
+    assert_eq!((receipt.drained.requests, receipt.cut.len()), (0, 1), "{receipt:?}");
+    assert_eq!((receipt.cut[0].method.as_str(), receipt.cut[0].host.as_str()), ("GET", "feat.web.test"));
+    drop(asked);
+    plane.shutdown().await;
+}
+
+/// Fixed fault: the lanes are those of environments, and the labels are the app's.
+#[tokio::test]
+async fn an_older_deploy_of_another_environment_that_ends_late_does_not_take_the_label() {
+    let bed = Bed::new().await;
+    bed.deploy(&["serve", "live"]).await;
+    bed.runtime.set_starts_sick(true);
+    let staging = DeployRequest {
+        environment: Some("staging".parse().unwrap()),
+        ..labelled("feat", HOUR, &["serve", "1"])
+    };
+    let mut older = bed.try_submit(staging).await.unwrap();
+    let of_older = || bed.runtime.of(older.deployment.unwrap());
+    eventually("it is started", async || !of_older().is_empty()).await;
+    let instance = of_older()[0];
+    bed.runtime.set_starts_sick(false);
+    let (newer, _) = bed.preview("feat", HOUR, &["serve", "2"]).await;
+    bed.runtime.set_sick(instance, false);
+    assert_eq!(bed.ended(&mut older).await.state, OperationState::Superseded);
+    assert_eq!(bed.serves(&host("feat")), Ok(newer.to_string()));
+    assert_eq!(bed.status(newer).await, (DeploymentStatus::Ready, DesiredState::Running));
 }

@@ -252,3 +252,23 @@ async fn a_drain_by_delay_lasts_that_long_though_nothing_is_in_flight() {
     let receipt: lockgate::deploy::Receipt = serde_json::from_str(&operation.receipt.unwrap()).unwrap();
     assert!(receipt.drain_ms >= Some(5000), "{:?}", receipt.drain_ms);
 }
+
+#[tokio::test]
+async fn what_an_instance_writes_of_its_env_vars_is_told_by_their_names() {
+    let env = || [("HIDDEN".to_owned(), lockgate::settings::Secret::new("the last line it"))].into();
+    let told = |failure: Failure| format!("{} {:?} {:?}", failure.cause, failure.evidence, failure.remedy);
+    for command in [["exit", ""], ["deaf", ""]] {
+        let bed = Bed::new().await;
+        let mut failing = bed.try_submit(DeployRequest { env: env(), ..request(&command) }).await.unwrap();
+        let told = told(bed.ended_in_time(&mut failing).await.failure.unwrap());
+        assert!(told.contains("log: [HIDDEN] wrote") && !told.contains("the last line"), "{told}");
+    }
+    let bed = Bed::with(|settings| settings.deploy.watch = WATCH).await;
+    bed.deploy_held(&["serve", "1"]).await;
+    let mut ending = bed.try_submit(DeployRequest { env: env(), ..request(&["serve", "2"]) }).await.unwrap();
+    let second = ending.deployment.unwrap();
+    eventually("it is live", async || bed.serves(HOST) == Ok(second.to_string())).await;
+    bed.runtime.end(bed.runtime.of(second)[0]);
+    let told = told(bed.ended(&mut ending).await.failure.unwrap());
+    assert!(told.contains("log: [HIDDEN] wrote") && !told.contains("the last line"), "{told}");
+}

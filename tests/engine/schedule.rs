@@ -1,6 +1,8 @@
 //! Desired states for later: the last writer wins, the live one is out of reach, and the way back is kept.
 
 use lockgate::deploy::{ScheduleRequest, ScheduledState};
+use lockgate::ids::OperationId;
+use lockgate::store::{GitFacts, NewDeployment, NewOperation, OperationKind};
 
 use super::*;
 
@@ -12,6 +14,34 @@ impl Bed {
         delay: Delay,
     ) -> Result<lockgate::store::Timer, Denied> {
         self.engine.schedule(deployment, &ScheduleRequest { state, delay, overwrite: true }).await
+    }
+
+    /// Rows of previews that failed, as a busy app has them.
+    async fn have_failed(&self, many: usize) {
+        for n in 0..many {
+            let (operation, deployment) = (OperationId::generate(), DeploymentId::generate());
+            let begun = NewOperation {
+                id: operation,
+                kind: OperationKind::Deploy,
+                app: app(),
+                environment: EnvironmentName::production(),
+                deployment: Some(deployment),
+                request: "{}".to_owned(),
+                actor: "test".to_owned(),
+                idempotency: None,
+                at: self.clock.wall(),
+            };
+            let made = NewDeployment {
+                id: deployment,
+                settings: AppSettings::default(),
+                git: GitFacts::default(),
+                pinned: None,
+                label: Some(format!("p{n}").parse().unwrap()),
+                expires_at: Some(self.clock.wall()),
+            };
+            self.store.begin_operation(&begun, Some(&made)).await.unwrap();
+            self.store.set_status(&deployment, DeploymentStatus::Failed, None).await.unwrap();
+        }
     }
 
     async fn timer(&self, deployment: DeploymentId) -> Option<lockgate::store::Timer> {
@@ -110,4 +140,29 @@ async fn what_came_due_while_lockgate_was_away_fires_once_after_the_start() {
         .await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(bed.runtime.told().iter().filter(|told| **told == Told::Stop(instance)).count(), 1);
+}
+
+/// Fixed fault: it was looked for among the 200 newest rows of the environment, previews and failures among them.
+#[tokio::test]
+async fn the_way_back_is_found_and_kept_behind_however_many_previews_and_failures() {
+    let bed = Bed::with(|settings| {
+        settings.deploy.standby_after = NOW;
+        settings.deploy.archive_after = Delay::seconds(3600);
+    })
+    .await;
+    let (one, _) = bed.deploy(&["serve", "1"]).await;
+    let (two, _) = bed.deploy(&["serve", "2"]).await;
+    bed.have_failed(201).await;
+    eventually("the first one sleeps", async || bed.status(one).await == ASLEEP).await;
+    bed.clock.leap(Duration::from_secs(3600));
+    eventually("it is looked at again in a day", async || {
+        bed.clock.leap(Duration::from_secs(1));
+        bed.timer(one).await.is_none_or(|timer| timer.due > bed.clock.wall() + Duration::from_secs(80_000))
+    })
+    .await;
+    assert_eq!(bed.status(one).await, ASLEEP, "the way back was archived");
+    assert_eq!(bed.serves(HOST), Ok(two.to_string()));
+    let mut back = bed.rollback(None, None).await.unwrap();
+    assert_eq!(bed.ended(&mut back).await.state, OperationState::Succeeded);
+    assert_eq!(bed.serves(HOST), Ok(one.to_string()));
 }

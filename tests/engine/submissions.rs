@@ -115,3 +115,17 @@ async fn of_submissions_at_the_same_moment_the_highest_sequence_goes_live() {
         assert_eq!(bed.serves(HOST), Ok(newest.unwrap().1.to_string()));
     }
 }
+
+#[tokio::test]
+async fn a_label_is_made_of_a_name_where_that_is_asked_for() {
+    let bed = Bed::new().await;
+    let of = |name: &str| DeployRequest { label_of: Some(name.to_owned()), ..request(&["serve", "1"]) };
+    let mut submitted = bed.try_submit(of("Feat/X_1")).await.unwrap();
+    assert_eq!(bed.ended(&mut submitted).await.state, OperationState::Succeeded);
+    assert_eq!(bed.serves("feat-x-1.web.test"), Ok(submitted.deployment.unwrap().to_string()));
+    let both = DeployRequest { label: Some("x".parse().unwrap()), ..of("y") };
+    for refused in [of("功能"), of("WWW"), both] {
+        let denied = bed.try_submit(refused).await.unwrap_err();
+        assert!(matches!(denied, Denied::Invalid { .. }), "{denied}");
+    }
+}

@@ -34,6 +34,8 @@ const DEPLOY_ONE: &[&str] = &["deploy", "web", "--env", "VERSION=one", "--force"
 const DEPLOY_TWO: &[&str] = &["deploy", "web", "--env", "VERSION=two", "--force"];
 const DEPLOY_STAGING: &[&str] =
     &["deploy", "web", "--environment", "staging", "--env", "VERSION=staging", "--force"];
+const DEPLOY_LATER: &[&str] =
+    &["deploy", "web", "--ephemeral", "later", "--ttl", "2h", "--env", "VERSION=later", "--force"];
 const DEPLOY_PREVIEW: &[&str] =
     &["deploy", "web", "--ephemeral", "x", "--ttl", "1h", "--env", "VERSION=preview", "--force"];
 
@@ -156,7 +158,10 @@ async fn at_each(commands: &[Command]) {
     let (seed, step) =
         if std::env::var_os("LOCKGATE_EVERY_POINT").is_some() { (0, 1) } else { (seed_of_run(), 6) };
     println!("seed {seed}");
-    let mut lockgate = Lockgate::prepare(|config| config["apex"] = json!("apps.test"));
+    let mut lockgate = Lockgate::prepare(|config| {
+        config["apex"] = json!("apps.test");
+        config["ephemeral"] = json!({ "max_per_app": 2 });
+    });
     lockgate.spawn("").await;
     lockgate.open_shop();
     lockgate.done(DEPLOY_ONE);
@@ -258,6 +263,25 @@ async fn killed_while_a_preview_is_promoted_or_expires_what_was_live_is_or_it_is
             "x.web.test",
             ["preview", "ephemeral"],
             &[DEPLOY_PREVIEW],
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_a_preview_is_extended_or_evicts_another_there_are_as_many_as_may_be() {
+    at_each(&[
+        command(
+            &["extend", "PREVIEW", "--ttl", "3h"],
+            "x.web.test",
+            ["preview", "preview"],
+            &[DEPLOY_PREVIEW],
+        ),
+        command(
+            &["deploy", "web", "--ephemeral", "new", "--ttl", "3h", "--env", "VERSION=new"],
+            "new.web.test",
+            ["ephemeral", "new"],
+            &[&["schedule", "PREVIEW", "archived"], DEPLOY_PREVIEW, DEPLOY_LATER],
         ),
     ])
     .await;

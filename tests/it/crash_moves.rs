@@ -4,6 +4,7 @@
 use lockgate::api::{App, Operation};
 use lockgate::cli::ClientError;
 use lockgate::deploy::steps;
+use lockgate::store::OperationKind;
 use serde_json::{Value, json};
 
 use crate::support::{HOST, Lockgate, eventually};
@@ -77,6 +78,63 @@ async fn killed_in_a_promote_the_flag_and_the_live_version_agree() {
         let version = lockgate.comes_back(point).await;
         assert!(answered.is_err() || version == "two", "{point}: an answered promote was undone");
         assert_eq!(lockgate.is_rolled_back().await, version == "one", "{point}");
+    }
+}
+
+/// Fixed fault: the flag was cleared, and what ran on because of the rollback ran for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_any_write_of_a_confirmed_rollback_flag_outcome_and_rest_agree() {
+    let mut lockgate =
+        Lockgate::prepare(|config| config["apps"]["web"]["deploy"]["standby_after"] = json!("1h"));
+    lockgate.spawn("").await;
+    lockgate.deploy("one").await.unwrap();
+    let all_ended = async |lockgate: &Lockgate| {
+        eventually("every operation has ended", async || {
+            lockgate.operations().await.iter().all(|operation| operation.state.is_end())
+        })
+        .await;
+    };
+    for n in 1.. {
+        assert!(n < 100, "it writes for ever");
+        lockgate.deploy("two").await.unwrap();
+        let left = lockgate.deployments().await[0].id;
+        lockgate.ask("rollback", &json!({})).await.unwrap();
+        all_ended(&lockgate).await;
+        let live = lockgate.deployments().await.into_iter().find(|deployment| deployment.live).unwrap();
+        lockgate.kill();
+        lockgate.launch(&format!("store.write=kill@{n}"));
+        let mut died = !lockgate.comes_up().await;
+        if !died {
+            let answered = lockgate.ask("promote", &json!({ "deployment": live.id })).await;
+            if answered.is_err() {
+                eventually(&format!("{n}: it dies"), async || lockgate.has_ended()).await;
+            } else {
+                assert!(!lockgate.is_rolled_back().await, "{n}: answered and not done");
+            }
+            died = answered.is_err() || lockgate.has_ended();
+        }
+        if !died {
+            lockgate.kill();
+        }
+        lockgate.spawn("").await;
+        all_ended(&lockgate).await;
+        let is_confirmed = !lockgate.is_rolled_back().await;
+        let deployments = lockgate.deployments().await;
+        let left = deployments.iter().find(|deployment| deployment.id == left).unwrap();
+        assert_eq!(left.scheduled.is_some(), is_confirmed, "{n}: {left:?}");
+        let operations = lockgate.operations().await;
+        let promote = operations
+            .iter()
+            .find(|one| one.kind == OperationKind::Promote && one.created_at > left.created_at);
+        let succeeded = promote.is_some_and(|one| one.state.is_success());
+        assert_eq!(succeeded, is_confirmed, "{n}: {promote:?}");
+        assert_eq!(lockgate.version(HOST).await.as_deref(), Ok("one"), "{n}");
+        if !died {
+            return;
+        }
+        if !is_confirmed {
+            lockgate.ask("promote", &json!({ "deployment": live.id })).await.unwrap();
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use lockgate::api::{Deployment, Operation, Route};
 use serde_json::{Value, json};
 
 use crate::engine::Engine;
-use crate::support::{HOST, Lockgate, eventually};
+use crate::support::{HOST, Lockgate, eventually, finish, for_load};
 
 /// What there is of an installation, by its own lists, by the machine's and by the engine's.
 #[derive(Debug, PartialEq, Eq)]
@@ -146,4 +146,85 @@ async fn a_preview_behind_a_signed_link_is_opened_on_the_command_line() {
     let unknown = lockgate.cli(&["preview", "link", "web", "nobody"]);
     assert_eq!(unknown.status.code(), Some(3), "{unknown:?}");
     assert!(!lockgate.logged().contains("lockgate_link="));
+}
+
+impl Lockgate {
+    async fn previewed(&self, label: &str, version: &str, ttl: &str) {
+        let preview = json!({ "env": { "VERSION": version }, "label": label, "ttl": ttl, "force": true });
+        self.deploy_with(&preview, "true").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_that_is_replaced_under_load_and_streams_spills_nothing() {
+    let mut lockgate = Lockgate::prepare(for_load);
+    lockgate.spawn("").await;
+    lockgate.deploy("live").await.unwrap();
+    lockgate.previewed("feat", "one", "1h").await;
+    let verdict = lockgate
+        .under_load_at(&["feat.web.test", HOST], |_| async {
+            for version in ["two", "three", "four"] {
+                lockgate.previewed("feat", version, "1h").await;
+            }
+        })
+        .await;
+    assert!(verdict.is_clean(), "{verdict}");
+    eventually("only the newest is left", async || lockgate.running().await == 2).await;
+    assert_eq!(lockgate.version("feat.web.test").await.as_deref(), Ok("four"));
+    assert_eq!(lockgate.version(HOST).await.as_deref(), Ok("live"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_that_is_evicted_under_load_answers_until_then_and_ends_what_it_has_begun() {
+    let mut lockgate = Lockgate::prepare(|config| {
+        for_load(config);
+        config["ephemeral"] = json!({ "max_per_app": 2 });
+        // However slow the machine is, what has begun and waits is not given up.
+        config["limits"]["body_floor"] = json!(0);
+        config["limits"]["body_idle"] = json!("10m");
+    });
+    lockgate.spawn("").await;
+    lockgate.deploy("live").await.unwrap();
+    lockgate.previewed("soon", "soon", "1h").await;
+    lockgate.previewed("late", "late", "2h").await;
+    let is_over = std::cell::Cell::new(false);
+    let asker = async || {
+        let (mut served, mut refused) = (0, 0);
+        while !is_over.get() {
+            let answer = lockgate.raw("soon.web.test").await;
+            if answer.starts_with("HTTP/1.1 200 ") {
+                assert_eq!(refused, 0, "served after it was gone");
+                served += 1;
+            } else {
+                assert!(answer.contains("lockgate-reason: ephemeral_unknown"), "{answer}");
+                refused += 1;
+            }
+        }
+        assert!(served > 0 && refused > 0, "{served} served, {refused} refused");
+    };
+    let evicting = async {
+        let begun = lockgate.unfinished("soon.web.test").await;
+        lockgate.previewed("more", "more", "2h").await;
+        eventually("it is gone for who comes", async || {
+            lockgate.raw("soon.web.test").await.contains("ephemeral_unknown")
+        })
+        .await;
+        assert_eq!(lockgate.running().await, 4, "stopped under a request");
+        let answer = finish(begun).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("soon"), "{answer}");
+        eventually("it is stopped", async || lockgate.running().await == 3).await;
+    };
+    let verdict = lockgate
+        .under_load_at(&["late.web.test", HOST], |_| async {
+            let working = async {
+                evicting.await;
+                is_over.set(true);
+            };
+            tokio::join!(working, asker(), asker(), asker());
+        })
+        .await;
+    assert!(verdict.is_clean(), "{verdict}");
+    let history = lockgate.history().await;
+    let mut noted = history.iter().filter_map(|one| one.rested.as_ref());
+    assert!(noted.any(|rest| rest.reason.starts_with("evicted for") && rest.cut.is_empty()));
 }

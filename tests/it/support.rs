@@ -310,7 +310,15 @@ impl Lockgate {
         self.client.get::<List<Deployment>>("/v1/apps/web/deployments?limit=200").await.unwrap().items
     }
 
+    /// Those that somebody asked for, the newest first.
     pub(crate) async fn operations(&self) -> Vec<Operation> {
+        let mut all = self.history().await;
+        all.retain(|operation| operation.rested.is_none());
+        all
+    }
+
+    /// With what was noted as well.
+    pub(crate) async fn history(&self) -> Vec<Operation> {
         self.client.get::<List<Operation>>("/v1/operations?limit=200").await.unwrap().items
     }
 

@@ -1,11 +1,11 @@
 use lockgate::clock::Timestamp;
-use lockgate::ids::{EnvironmentName, OperationId};
+use lockgate::ids::{DeploymentId, EnvironmentName, OperationId};
 use lockgate::store::{
-    DeploymentStatus, DesiredState, EventKind, Fired, Sticky, Store, StoreError, SwapCommitted, SwapPlan,
-    Timer,
+    DeploymentStatus, DesiredState, EventKind, Fired, NewOperation, OperationEnd, OperationKind,
+    OperationState, Sticky, Store, StoreError, SwapCommitted, SwapPlan, Timer,
 };
 
-use crate::support::{Scratch, app, host, plan, route, standby, web};
+use crate::support::{Scratch, app, host, operation, plan, route, standby, web};
 
 #[tokio::test]
 async fn a_swap_changes_all_that_belongs_to_it() {
@@ -49,6 +49,89 @@ async fn a_swap_changes_all_that_belongs_to_it() {
         events.iter().map(|event| event.kind).collect::<Vec<_>>(),
         [EventKind::StepBegan, EventKind::Cutover, EventKind::StepEnded]
     );
+}
+
+/// What of `web` goes to rest in `after`, and by whose word.
+async fn resting(scratch: &Scratch, after: Timestamp) -> Vec<(DeploymentId, String)> {
+    let standby_after = app("web", &[]).settings.deploy.standby_after.0;
+    let timers = scratch.store.timers().await.unwrap();
+    let of = |timer: Timer| {
+        assert_eq!((timer.state, timer.due), (DesiredState::Standby, after + standby_after));
+        (timer.deployment, timer.nonce)
+    };
+    let mut resting: Vec<_> = timers.into_iter().map(of).collect();
+    resting.sort();
+    resting
+}
+
+#[tokio::test]
+async fn with_a_promote_goes_to_rest_what_ran_on_and_not_if_it_is_taken_back() {
+    let scratch = Scratch::with_web().await;
+    let store = &scratch.store;
+    let (one, two, three) = (scratch.live().await, scratch.live().await, scratch.live().await);
+    let (_, beside) = scratch.deployment().await;
+    store.set_status(&beside, DeploymentStatus::Ready, None).await.unwrap();
+    let (_, asleep) = scratch.deployment().await;
+    store.set_status(&asleep, DeploymentStatus::Ready, None).await.unwrap();
+    store.set_desired_state(&asleep, DesiredState::Standby).await.unwrap();
+    let (_, unready) = scratch.deployment().await;
+    let (operation, four) = scratch.deployment().await;
+    let promote = SwapPlan {
+        expected_generation: 3,
+        left_over: Some(format!("itself-{operation}")),
+        ..plan(operation, four)
+    };
+    store.commit_swap(&promote).await.unwrap();
+    let nonce = format!("itself-{operation}");
+    let mut left_over: Vec<_> = [one, two, three, beside].map(|one| (one, nonce.clone())).into();
+    left_over.sort();
+    assert_eq!(resting(&scratch, promote.at).await, left_over, "{unready} is nobody's concern");
+    let back = SwapPlan { expected_generation: 4, rolled_back: true, ..plan(operation, three) };
+    store.commit_swap(&back).await.unwrap();
+    assert_eq!(store.timers().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_confirmed_rollback_is_the_flag_the_rest_of_what_ran_on_and_the_end_in_one() {
+    let scratch = Scratch::with_web().await;
+    let store = &scratch.store;
+    let (one, two) = (scratch.live().await, scratch.live().await);
+    let (back, _) = scratch.deployment().await;
+    let back = SwapPlan { expected_generation: 2, rolled_back: true, ..plan(back, one) };
+    store.commit_swap(&back).await.unwrap();
+    let confirm = NewOperation { kind: OperationKind::Promote, deployment: Some(one), ..operation("web") };
+    store.begin_operation(&confirm, None).await.unwrap();
+    let at = Timestamp::now();
+    let end = OperationEnd { state: OperationState::Succeeded, failure: None, receipt: None, at };
+    store.confirm_rollback(&confirm.id, &end, "rest").await.unwrap();
+    let environment = store.environment(&web(), &EnvironmentName::production()).await.unwrap().unwrap();
+    assert_eq!((environment.live, environment.rolled_back, environment.generation), (Some(one), false, 3));
+    let ended = store.operation(&confirm.id).await.unwrap().unwrap();
+    assert_eq!((ended.state, ended.ended_at), (OperationState::Succeeded, Some(at)));
+    assert_eq!(resting(&scratch, at).await, [(two, "rest".to_owned())]);
+}
+
+#[tokio::test]
+async fn what_is_ready_beside_the_live_one_has_its_routes_and_its_rest_or_nothing() {
+    let scratch = Scratch::with_web().await;
+    let store = &scratch.store;
+    store.put_apps(&[app("api", &["api.example.com"])]).await.unwrap();
+    let live = scratch.live().await;
+    let (_, beside) = scratch.deployment().await;
+    let (rest, taken) = (standby(beside, "rest"), route("api.example.com", Sticky::Branch, Some(beside)));
+    assert!(store.commit_beside(&[taken], &rest).await.is_err());
+    let status = async || store.deployment(&beside).await.unwrap().unwrap().status;
+    assert_eq!((status().await, store.timers().await.unwrap()), (DeploymentStatus::Pending, Vec::new()));
+    let own = route("own.example.com", Sticky::Deployment, Some(beside));
+    assert!(store.commit_beside(std::slice::from_ref(&own), &rest).await.unwrap());
+    assert_eq!(status().await, DeploymentStatus::Ready);
+    assert_eq!(store.timers().await.unwrap(), std::slice::from_ref(&rest));
+    assert!(store.routes().await.unwrap().contains(&own));
+    // Done again after a crash it leaves alone what was asked for since.
+    store.clear_timer(&beside).await.unwrap();
+    assert!(!store.commit_beside(&[own], &rest).await.unwrap());
+    assert_eq!(store.timers().await.unwrap(), []);
+    assert!(!store.commit_beside(&[], &standby(live, "live")).await.unwrap(), "it is ready already");
 }
 
 #[tokio::test]

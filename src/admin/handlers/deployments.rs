@@ -249,5 +249,6 @@ async fn view(
     let environment = admin.store.environment(&found.app, &found.environment).await?;
     let url = admin.engine.url(found.id).await?;
     let timer = timers.iter().find(|timer| timer.deployment == found.id);
-    Ok(Deployment::of(found, environment.as_ref(), timer, url))
+    let actions = admin.engine.available_actions(&found).await?;
+    Ok(Deployment::of(found, environment.as_ref(), timer, url, actions))
 }

@@ -171,8 +171,7 @@ pub(super) fn clear_rolled_back(
     environment: &EnvironmentName,
 ) -> Done<()> {
     let query = "UPDATE environments SET rolled_back = 0 WHERE app = ?1 AND name = ?2";
-    connection.execute(query, (Text(app), Text(environment)))?;
-    Ok(())
+    found(connection.execute(query, (Text(app), Text(environment)))?, "environment", environment)
 }
 
 pub(super) fn set_split(

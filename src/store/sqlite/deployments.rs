@@ -9,7 +9,7 @@ use super::secrets::{Key, Place};
 use super::transaction::{Done, found, not_found};
 use super::{apps, instances, routes, timers};
 use crate::clock::Timestamp;
-use crate::ids::DeploymentId;
+use crate::ids::{AppName, DeploymentId, EnvironmentName};
 use crate::store::{
     Deployment, DeploymentStatus, DesiredState, Failure, NewDeployment, NewOperation, Of, Page, StoreError,
     WakePlan,
@@ -79,6 +79,36 @@ pub(super) fn list(connection: &Connection, key: &Key, of: &Of, page: Page) -> D
     let of = (of.app.as_ref().map(Text), of.environment.as_ref().map(Text));
     let rows = statement.query_map((of.0, of.1, page.limit, page.offset), |row| Ok(from_row(row, key)))?;
     rows.map(|row| row?).collect()
+}
+
+pub(super) fn ways_back(
+    connection: &Connection,
+    (app, environment): (&AppName, &EnvironmentName),
+    from: DeploymentId,
+    limit: u32,
+) -> Done<Vec<DeploymentId>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT earlier.id FROM deployments AS earlier
+             JOIN deployments AS source ON source.id = :source
+             JOIN environments AS place ON place.app = earlier.app AND place.name = earlier.environment
+         WHERE earlier.app = :app AND earlier.environment = :environment AND earlier.label IS NULL
+           AND earlier.status = :ready AND earlier.desired_state <> :archived
+           AND earlier.live_at < source.live_at
+           AND (NOT place.rolled_back OR earlier.sequence < source.sequence)
+         ORDER BY earlier.live_at DESC LIMIT :limit",
+    )?;
+    let found = statement.query_map(
+        named_params! {
+            ":app": Text(app),
+            ":environment": Text(environment),
+            ":source": Text(from),
+            ":ready": Word(DeploymentStatus::Ready),
+            ":archived": Word(DesiredState::Archived),
+            ":limit": limit,
+        },
+        |row| text(row, "id"),
+    )?;
+    Ok(found.collect::<Result<_, _>>()?)
 }
 
 pub(super) fn in_service(connection: &Connection, key: &Key) -> Done<Vec<Deployment>> {

@@ -8,11 +8,11 @@ use super::{apps, deployments};
 use crate::ids::{AppName, DeploymentId, EnvironmentName};
 use crate::store::{DesiredState, EnvironmentKind};
 
-/// Makes the environment if the app has none of that name.
+/// Makes the environment if the app has none of that name. One that was to be removed is not any more.
 pub(super) fn ensure(connection: &Connection, app: &AppName, name: &EnvironmentName) -> Done<()> {
     connection.execute(
         "INSERT INTO environments (app, name, kind) SELECT name, ?2, ?3 FROM apps WHERE name = ?1
-         ON CONFLICT DO NOTHING",
+         ON CONFLICT (app, name) DO UPDATE SET removal = NULL",
         (Text(app), Text(name), Word(EnvironmentKind::Preview)),
     )?;
     apps::require_environment(connection, app, name)?;
@@ -25,7 +25,7 @@ pub(super) fn retire(connection: &Connection, app: &AppName, name: &EnvironmentN
         .query_map((Text(app), Text(name)), |row| text(row, "id"))?
         .collect::<Result<_, _>>()?;
     connection.execute(
-        "UPDATE environments SET live = NULL, rolled_back = 0, generation = generation + 1
+        "UPDATE environments SET live = NULL, rolled_back = 0, removal = 1, generation = generation + 1
          WHERE app = ?1 AND name = ?2",
         (Text(app), Text(name)),
     )?;
@@ -35,6 +35,13 @@ pub(super) fn retire(connection: &Connection, app: &AppName, name: &EnvironmentN
     }
     connection.execute("DELETE FROM routes WHERE app = ?1 AND environment = ?2", (Text(app), Text(name)))?;
     Ok(())
+}
+
+pub(super) fn removals(connection: &Connection) -> Done<Vec<(AppName, EnvironmentName)>> {
+    let mut statement = connection
+        .prepare_cached("SELECT app, name FROM environments WHERE removal IS NOT NULL ORDER BY app, name")?;
+    let rows = statement.query_map((), |row| Ok((text(row, "app")?, text(row, "name")?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 pub(super) fn forget(connection: &Connection, app: &AppName, name: &EnvironmentName) -> Done<bool> {

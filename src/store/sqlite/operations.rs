@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use super::column::{At, Json, Text, Word, json_if_any, text, text_if_any, time, time_if_any, word};
 use super::secrets::Key;
 use super::transaction::{Done, Stop, found, not_found};
-use super::{apps, calls, deployments, environments, journal};
+use super::{apps, calls, deployments, environments, journal, timers};
 use crate::clock::Timestamp;
 use crate::ids::OperationId;
 use crate::store::{
@@ -109,6 +109,20 @@ pub(super) fn end(connection: &Connection, id: OperationId, end: &OperationEnd) 
         journal::append(connection, &event)?;
     }
     decided(connection, id, changed)
+}
+
+/// The flag, the timers of what ran on because of the rollback, and the end: a crash finds all of it or nothing.
+pub(super) fn confirm_rollback(
+    connection: &Connection,
+    id: OperationId,
+    operation_end: &OperationEnd,
+    nonce: &str,
+) -> Done<()> {
+    let operation = get(connection, id)?.ok_or_else(|| not_found("operation", id))?;
+    apps::clear_rolled_back(connection, &operation.app, &operation.environment)?;
+    timers::arm_left_over(connection, (&operation.app, &operation.environment), nonce, operation_end.at)?;
+    end(connection, id, operation_end)?;
+    Ok(())
 }
 
 pub(super) fn put_receipt(connection: &Connection, id: OperationId, receipt: &str) -> Done<()> {

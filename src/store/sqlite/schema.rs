@@ -23,6 +23,7 @@ static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
         M::up(FIRST_NAME),
         M::up(HOURS),
         M::up(ANSWERS),
+        M::up(ENVIRONMENT_REMOVAL),
     ])
 });
 
@@ -260,6 +261,10 @@ CREATE TABLE answers (
     content_type    TEXT, -- NULL: the answer has no body
     body            BLOB NOT NULL -- sealed: a link to a preview is as good as a password
 ) STRICT;
+";
+
+const ENVIRONMENT_REMOVAL: &str = "
+ALTER TABLE environments ADD COLUMN removal INTEGER; -- 1: retired, to be removed; NULL: not
 ";
 
 #[cfg(test)]

@@ -33,8 +33,13 @@ pub(super) fn commit(connection: &Connection, plan: &SwapPlan) -> Done<SwapCommi
     )?;
     move_routes(connection, plan)?;
     timers::clear(connection, plan.to)?;
+    timers::clear_of(connection, plan.operation)?;
     if let Some(retire) = &plan.retire {
         timers::arm(connection, retire)?;
+    }
+    if let Some(nonce) = &plan.left_over {
+        let place = (&plan.app, &plan.environment);
+        timers::arm_left_over(connection, place, nonce, plan.at)?;
     }
     journal_it(connection, plan, generation)?;
     fault::at("store.commit_swap.before").map_err(|injected| Stop::Unusable(injected.to_string()))?;
@@ -56,7 +61,8 @@ fn make_ready(connection: &Connection, plan: &SwapPlan) -> Done<()> {
     {
         return Err(not_found("ready deployment", plan.to));
     }
-    connection.execute("UPDATE deployments SET live_at = ?1 WHERE id = ?2", (At(plan.at), Text(plan.to)))?;
+    let query = "UPDATE deployments SET live_at = ?1, failure = NULL WHERE id = ?2";
+    connection.execute(query, (At(plan.at), Text(plan.to)))?;
     Ok(())
 }
 

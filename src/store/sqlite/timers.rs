@@ -1,12 +1,14 @@
 //! Changes of desired state at a later time. A nonce tells one arming from the next, so a late firing is harmless.
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use super::column::{At, Text, Word, text, time, word};
+use super::column::{At, Text, Word, json, text, time, word};
 use super::deployments;
 use super::transaction::Done;
-use crate::ids::DeploymentId;
-use crate::store::{Fired, Timer};
+use crate::clock::Timestamp;
+use crate::ids::{AppName, DeploymentId, EnvironmentName, OperationId};
+use crate::settings::AppSettings;
+use crate::store::{DeploymentStatus, DesiredState, Fired, Timer};
 
 pub(super) fn arm(connection: &Connection, timer: &Timer) -> Done<()> {
     deployments::require_not_archived(connection, timer.deployment)?;
@@ -20,6 +22,45 @@ pub(super) fn arm(connection: &Connection, timer: &Timer) -> Done<()> {
 
 pub(super) fn clear(connection: &Connection, deployment: DeploymentId) -> Done<()> {
     connection.execute("DELETE FROM timers WHERE deployment = ?1", [Text(deployment)])?;
+    Ok(())
+}
+
+/// Disarms what an operation has armed: it takes its cutover back. Its id ends their nonces.
+pub(super) fn clear_of(connection: &Connection, operation: OperationId) -> Done<()> {
+    let query = "DELETE FROM timers WHERE substr(nonce, -length(?1)) = ?1";
+    connection.execute(query, [Text(operation)])?;
+    Ok(())
+}
+
+/// Has every version of the environment go to rest that runs, is not live, and for which nothing is due: each after the
+/// time that its own settings say.
+pub(super) fn arm_left_over(
+    connection: &Connection,
+    (app, environment): (&AppName, &EnvironmentName),
+    nonce: &str,
+    now: Timestamp,
+) -> Done<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, settings FROM deployments AS one
+         WHERE app = :app AND environment = :environment AND label IS NULL AND status = :ready
+           AND desired_state = :running
+           AND NOT EXISTS (SELECT 1 FROM environments WHERE live = one.id)
+           AND NOT EXISTS (SELECT 1 FROM timers WHERE deployment = one.id)",
+    )?;
+    let left_over = statement.query_map(
+        named_params! {
+            ":app": Text(app),
+            ":environment": Text(environment),
+            ":ready": Word(DeploymentStatus::Ready),
+            ":running": Word(DesiredState::Running),
+        },
+        |row| Ok((text(row, "id")?, json(row, "settings")?)),
+    )?;
+    let left_over: Vec<(DeploymentId, AppSettings)> = left_over.collect::<Result<_, _>>()?;
+    for (deployment, settings) in left_over {
+        let due = now + settings.deploy.standby_after.0;
+        arm(connection, &Timer { deployment, nonce: nonce.to_owned(), state: DesiredState::Standby, due })?;
+    }
     Ok(())
 }
 
