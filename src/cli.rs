@@ -1,10 +1,12 @@
 //! The command line. But for `serve`, `demo`, `verify` and `config check|schema` it speaks only the admin API.
 
 mod access;
+mod audit;
 mod client;
 mod commands;
 mod follow;
 mod hosts;
+mod instances;
 mod output;
 mod standby;
 mod versions;
@@ -163,6 +165,20 @@ pub enum Command {
         /// Of this app alone.
         app: Option<AppName>,
     },
+    /// Follow what happens in an operation, or in the one that made a deployment, to its end.
+    Events {
+        /// Operation or deployment.
+        #[arg(value_name = "OPERATION|DEPLOYMENT", value_parser = followed)]
+        of: Followed,
+    },
+    /// List who asked for what to be changed, and how it was answered, the newest first.
+    Audit {
+        /// So many at most.
+        #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+        last: u32,
+    },
+    /// List the instances with what is in flight at each.
+    Instances,
     /// List the routes.
     Routes,
     /// Say how a host name (and path) is resolved, and why.
@@ -187,6 +203,20 @@ pub enum Command {
     /// The app that `demo` deploys.
     #[command(hide = true)]
     SampleApp(crate::sample::SampleOptions),
+}
+
+/// What has events.
+#[derive(Clone, Copy, Debug)]
+pub enum Followed {
+    Operation(OperationId),
+    Deployment(DeploymentId),
+}
+
+fn followed(text: &str) -> Result<Followed, String> {
+    let operation = text.parse().map(Followed::Operation);
+    operation
+        .or_else(|_other| text.parse().map(Followed::Deployment))
+        .map_err(|_neither| "write the id of an operation (op_…) or of a deployment (dep_…)".to_owned())
 }
 
 #[derive(Debug, Args)]

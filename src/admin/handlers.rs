@@ -32,3 +32,10 @@ fn piece<T>(query: PageQuery, mut items: Vec<T>) -> List<T> {
     items.truncate(query.limit as usize);
     List { items, next_offset: has_more.then(|| query.offset + query.limit) }
 }
+
+/// A piece of what is all at hand.
+fn paged<T>(query: PageQuery, all: impl IntoIterator<Item = T>) -> Result<List<T>, Refusal> {
+    let page = page(query)?;
+    let items = all.into_iter().skip(page.offset as usize).take(page.limit as usize).collect();
+    Ok(piece(query, items))
+}

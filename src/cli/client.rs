@@ -90,15 +90,26 @@ impl Client {
 
     /// All pieces of a list. One that grows at its head meanwhile may show an item twice.
     pub(super) async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<List<T>, ClientError> {
+        let found = self.first(u32::MAX, path).await?;
+        Ok(List { next_offset: None, ..found })
+    }
+
+    /// The first `most` items of a list.
+    pub(super) async fn first<T: DeserializeOwned>(
+        &self,
+        most: u32,
+        path: &str,
+    ) -> Result<List<T>, ClientError> {
         let mut items = Vec::new();
         let mut offset = 0;
         let and = if path.contains('?') { '&' } else { '?' };
         loop {
-            let piece: List<T> = self.get(&format!("{path}{and}limit={LIMIT_MAX}&offset={offset}")).await?;
+            let limit = (most - offset).min(LIMIT_MAX);
+            let piece: List<T> = self.get(&format!("{path}{and}limit={limit}&offset={offset}")).await?;
             items.extend(piece.items);
             match piece.next_offset {
-                Some(next) if next > offset => offset = next,
-                _ => return Ok(List { items, next_offset: None }),
+                Some(next) if next > offset && next < most => offset = next,
+                next_offset => return Ok(List { items, next_offset }),
             }
         }
     }

@@ -11,8 +11,8 @@ use super::follow::Until;
 use super::output::{self, Failure, word};
 use super::{
     AppCommand, Cli, Command, ConfigCommand, DeployArgs, EnvironmentCommand, Global, PreviewCommand,
-    PromoteArgs, RollbackArgs, ScaleArgs, ScheduleArgs, SetArgs, SwapArgs, TokenCommand, access, exit,
-    follow, hosts, standby, versions, views,
+    PromoteArgs, RollbackArgs, ScaleArgs, ScheduleArgs, SetArgs, SwapArgs, TokenCommand, access, audit, exit,
+    follow, hosts, instances, standby, versions, views,
 };
 use crate::api::{
     App, Deployment, Environment, ExtendRequest, HostInput, LinkRequest, List, NewToken, Operation,
@@ -150,6 +150,9 @@ async fn speak(global: &Global, client: Client, command: Command) -> Done {
             Ok(())
         }
         Command::Operations { app } => views::operations(global, &client, app.as_ref()).await,
+        Command::Events { of } => Ok(follow::print_events(global, &client, of).await?),
+        Command::Audit { last } => audit::list(global, &client, last).await,
+        Command::Instances => instances::list(global, &client).await,
         Command::Routes => views::routes(global, &client).await,
         Command::Explain { host } => views::explain(global, &client, &host).await,
         Command::Status => views::status(global, &client).await,
@@ -263,7 +266,7 @@ async fn remove_environment(
     client.delete(&format!("{all}/{name}")).await?;
     if !detach {
         output::progress(format!("nothing leads to {app}/{name} any more; its instances drain"));
-        while client.get::<List<Environment>>(&all).await?.items.iter().any(|one| one.name == *name) {
+        while client.list::<Environment>(&all).await?.items.iter().any(|one| one.name == *name) {
             SystemClock.sleep(LOOK_AGAIN_AFTER).await;
         }
     }
@@ -412,7 +415,7 @@ async fn token(global: &Global, client: &Client, command: TokenCommand) -> Done 
             });
         }
         TokenCommand::List => {
-            let found: List<Token> = client.get("/v1/tokens").await?;
+            let found: List<Token> = client.list("/v1/tokens").await?;
             show(global, &found, || {
                 let rows: Vec<_> = found
                     .items

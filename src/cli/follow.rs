@@ -1,5 +1,6 @@
 //! Following an operation or a log: server-sent events as lines.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use console::style;
@@ -7,7 +8,8 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::client::{Client, ClientError, Streamed, refused};
-use super::{Global, output};
+use super::output::word;
+use super::{Followed, Global, output};
 use crate::api::{Counts, Event, EventKind, LogBroken, LogLine, Operation};
 use crate::clock::{Clock, SystemClock};
 use crate::ids::{DeploymentId, OperationId};
@@ -28,15 +30,44 @@ pub(super) enum Until {
     Ended,
 }
 
-/// Prints what happens until the operation has come that far. A stream that breaks off, as when
-/// lockgate restarts, is taken up where it was left.
+/// Tells what happens until the operation has come that far.
 pub(super) async fn follow(client: &Client, operation: OperationId, until: Until) -> Result<(), ClientError> {
-    let path = format!("/v1/operations/{operation}/events");
+    each(client, &format!("/v1/operations/{operation}/events"), |event| {
+        show(event);
+        // Not the end of the watch: where nothing has to drain, the operation's own end is about to come.
+        let drains = event.kind == EventKind::StepBegan && event.text == "drain";
+        if drains && until == Until::Held { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .await
+}
+
+/// Prints what happened and what happens, until the operation has ended or nobody reads it.
+pub(super) async fn print_events(global: &Global, client: &Client, of: Followed) -> Result<(), ClientError> {
+    let path = match of {
+        Followed::Operation(operation) => format!("/v1/operations/{operation}/events"),
+        Followed::Deployment(deployment) => format!("/v1/deployments/{deployment}/events"),
+    };
+    each(client, &path, |event| {
+        if global.json {
+            return output::try_line(serde_json::json!(event));
+        }
+        output::try_line(format!("{} {} {}", event.at, word(&event.kind), event.text).trim_end())
+    })
+    .await
+}
+
+/// Gives each event to `told` until that breaks off or the operation has ended. A stream that breaks off, as when
+/// lockgate restarts, is taken up where it was left.
+async fn each(
+    client: &Client,
+    path: &str,
+    mut told: impl FnMut(&Event) -> ControlFlow<()>,
+) -> Result<(), ClientError> {
     let mut last = None;
     let mut tries = 0;
     loop {
         let before = last.clone();
-        let broke = match follow_on(client, &path, until, &mut last).await {
+        let broke = match each_on(client, path, &mut last, &mut told).await {
             Ok(true) => return Ok(()),
             Ok(false) => ClientError::Broken { detail: "the events ended before the operation".to_owned() },
             Err(error) if error.may_pass() => error,
@@ -67,11 +98,11 @@ pub(super) async fn settled(client: &Client, operation: OperationId) -> Result<O
 }
 
 /// Whether it came to its end.
-async fn follow_on(
+async fn each_on(
     client: &Client,
     path: &str,
-    until: Until,
     last: &mut Option<String>,
+    told: &mut impl FnMut(&Event) -> ControlFlow<()>,
 ) -> Result<bool, ClientError> {
     let mut events = Events::open(client, path, last.as_deref()).await?;
     while let Some(block) = events.next().await? {
@@ -79,10 +110,7 @@ async fn follow_on(
         if let Some(id) = block.lines().find_map(|line| line.strip_prefix("id:")) {
             *last = Some(id.trim().to_owned());
         }
-        show(&event);
-        // Not the end of the watch: where nothing has to drain, the operation's own end is about to come.
-        let drains = event.kind == EventKind::StepBegan && event.text == "drain";
-        if (drains && until == Until::Held) || event.kind == EventKind::Ended {
+        if told(&event).is_break() || event.kind == EventKind::Ended {
             return Ok(true);
         }
     }

@@ -10,7 +10,7 @@ use crate::api::{HostInput, HostRow, List, RenameHost};
 pub(super) async fn run(global: &Global, client: &Client, command: HostsCommand) -> Done {
     let of = |app: &crate::ids::AppName| format!("/v1/apps/{app}/hosts");
     let found: List<HostRow> = match command {
-        HostsCommand::List { app } => client.get(&of(&app)).await?,
+        HostsCommand::List { app } => client.list(&of(&app)).await?,
         HostsCommand::Add { app, host, strip } => {
             client.post(&of(&app), &HostInput { strip, ..host_input(&host) }).await?
         }
@@ -18,7 +18,7 @@ pub(super) async fn run(global: &Global, client: &Client, command: HostsCommand)
             let gone = host_input(&host);
             let query = format!("host={}&path={}", escaped(&gone.host), escaped(&gone.path));
             client.delete(&format!("{}?{query}", of(&app))).await?;
-            client.get(&of(&app)).await?
+            client.list(&of(&app)).await?
         }
         HostsCommand::Rename { app, from, to } => {
             let request = RenameHost { from: host_input(&from), to: host_input(&to) };

@@ -7,9 +7,9 @@ use serde_json::json;
 use super::client::Client;
 use super::commands::{Done, show};
 use super::output::{self, Failure, word};
-use super::{Global, exit};
+use super::{Global, exit, instances};
 use crate::api::{
-    App, Deployment, Diagnosis, Environment, Explanation, Instance, List, Logs, Operation, Route, Status,
+    App, Deployment, Diagnosis, Environment, Explanation, List, Logs, Operation, Route, Status,
 };
 use crate::ids::{AppName, DeploymentId, EnvironmentName};
 use crate::settings::Enforced;
@@ -46,7 +46,7 @@ pub(super) async fn list_apps(global: &Global, client: &Client) -> Done {
 }
 
 pub(super) async fn list_environments(global: &Global, client: &Client, app: &AppName) -> Done {
-    let found: List<Environment> = client.get(&format!("/v1/apps/{app}/environments")).await?;
+    let found: List<Environment> = client.list(&format!("/v1/apps/{app}/environments")).await?;
     show(global, &found, || {
         let row = |one: &Environment| {
             let live = one.live.map_or_else(|| "-".to_owned(), |live| live.to_string());
@@ -231,9 +231,9 @@ pub(super) async fn doctor(global: &Global, client: &Client) -> Done {
 
 pub(super) async fn status(global: &Global, client: &Client) -> Done {
     let found: Status = client.get("/v1/status").await?;
-    let instances: List<Instance> = client.get("/v1/instances").await?;
+    let found_instances = instances::all(client).await?;
     if global.json {
-        output::json(&json!({ "status": found, "instances": instances.items }));
+        output::json(&json!({ "status": found, "instances": found_instances.items }));
         return Ok(());
     }
     let available =
@@ -261,23 +261,7 @@ pub(super) async fn status(global: &Global, client: &Client) -> Done {
     for one in found.certificates.iter().filter(|one| one.expires_soon) {
         output::line(format!("certificate of {} expires at {}", one.names.join(", "), one.not_after));
     }
-    let rows: Vec<_> = instances
-        .items
-        .iter()
-        .map(|one| {
-            let health = if one.healthy { "healthy" } else { "-" };
-            vec![
-                one.id.short(),
-                one.app.to_string(),
-                one.deployment.to_string(),
-                word(&one.phase),
-                health.to_owned(),
-                one.address.clone().unwrap_or_default(),
-                format!("{}+{}", one.requests, one.streams),
-            ]
-        })
-        .collect();
-    output::table(&["INSTANCE", "APP", "DEPLOYMENT", "PHASE", "HEALTH", "ADDRESS", "IN FLIGHT"], &rows);
+    instances::table(&found_instances);
     Ok(())
 }
 

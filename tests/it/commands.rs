@@ -307,3 +307,61 @@ async fn doctor_and_operations_tell_what_is_amiss_and_who_did_what() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_did_what_what_runs_and_what_happens_are_told_on_the_command_line() {
+    let lockgate = Lockgate::start("").await;
+    let deployed = lockgate.deploy("one").await.unwrap();
+    lockgate.cli(&["pause", "nobody"]);
+    let instances = json(&lockgate.cli(&["--json", "instances"]));
+    assert_eq!(instances["items"].as_array().unwrap().len(), 1);
+    let table = text(&lockgate.cli(&["instances"]).stdout);
+    assert!(table.contains("INSTANCE") && table.contains("running") && table.contains("healthy"), "{table}");
+
+    let audit = json(&lockgate.cli(&["--json", "audit"]));
+    let told: Vec<_> =
+        audit["items"].as_array().unwrap().iter().map(|one| (&one["target"], &one["status"])).collect();
+    let pause = (&Value::from("/v1/apps/nobody/pause"), &Value::from(404));
+    let deploy = (&Value::from("/v1/apps/web/deployments"), &Value::from(200));
+    assert_eq!(told, [pause, deploy]);
+    let last = json(&lockgate.cli(&["--json", "audit", "-n", "1"]));
+    assert_eq!((last["items"].as_array().unwrap().len(), &last["next_offset"]), (1, &Value::from(1)));
+    let table = text(&lockgate.cli(&["audit"]).stdout);
+    assert!(
+        table.contains("POST /v1/apps/web/deployments") && table.contains(&deployed.id.to_string()),
+        "{table}"
+    );
+
+    // Followed while it goes on, and told from the beginning once it is over.
+    let arguments = ["--json", "events", &deployed.deployment.unwrap().to_string()];
+    let lines: Vec<Value> = text(&lockgate.cli(&arguments).stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!((&lines[0]["kind"], &lines.last().unwrap()["kind"]), (&"step-began".into(), &"ended".into()));
+    let shown = lockgate.cli(&["events", &deployed.id.to_string()]);
+    let shown = text(&shown.stdout);
+    assert_eq!(shown.lines().count(), lines.len(), "{shown}");
+    assert!(shown.contains(" cutover ") && shown.lines().last().unwrap().ends_with(" ended"), "{shown}");
+    let mut child = lockgate.begin(&["events", &deployed.id.to_string()]);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(lockgate.cli(&["events", "web"]).status.code(), Some(2));
+    let nobody = "op_00000000000000000000000000000000";
+    assert_eq!(lockgate.cli(&["events", nobody]).status.code(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_events_of_an_operation_that_runs_are_followed_across_a_restart() {
+    let mut lockgate = Lockgate::start("").await;
+    let slow = serde_json::json!({ "env": { "VERSION": "one", "HEALTH_AFTER_MS": "60000" } });
+    let begun = lockgate.deploy_with(&slow, "false").await.unwrap();
+    let mut child = lockgate.begin(&["events", &begun.id.to_string()]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains(" step-began "));
+    lockgate.kill();
+    lockgate.spawn("").await;
+    let told: Vec<String> = lines.map(Result::unwrap).collect();
+    assert!(told.last().unwrap().contains(" ended"), "{told:?}");
+    assert_eq!(told.iter().filter(|line| line.contains(" ended")).count(), 1, "{told:?}");
+    assert!(child.wait().unwrap().success());
+}

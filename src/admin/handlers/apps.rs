@@ -10,7 +10,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::operations::{Wait, answer_when};
-use super::{Answer, piece};
+use super::{Answer, page, paged, piece};
 use crate::admin::Admin;
 use crate::admin::call::{Asked, Call, In};
 use crate::admin::problem::Refusal;
@@ -23,7 +23,7 @@ use crate::ids::{AppName, EnvironmentName, WorkspaceName};
 use crate::settings::AppSettings;
 use crate::store::{self, HostRow, Origin};
 
-/// When a swap answers.
+/// When a cutover answers, and whether it waits in line.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -31,6 +31,21 @@ pub(crate) struct SwapQuery {
     /// `false`: answer 202 at once, with an operation to be followed.
     wait: Option<bool>,
     /// `wait`: answer after the drain instead of after the cutover.
+    #[param(inline)]
+    drain: Option<DrainAnswer>,
+    /// `false`: as in the body.
+    #[serde(default = "yes")]
+    queue: bool,
+}
+
+/// When a change of the number of instances answers.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ScaleQuery {
+    /// `false`: answer 202 at once, with an operation to be followed.
+    wait: Option<bool>,
+    /// `wait`: answer after the drain of what is let go.
     #[param(inline)]
     drain: Option<DrainAnswer>,
 }
@@ -68,6 +83,12 @@ enum DrainAnswer {
 
 impl SwapQuery {
     fn wait(self) -> Wait {
+        ScaleQuery { wait: self.wait, drain: self.drain }.wait()
+    }
+}
+
+impl ScaleQuery {
+    fn wait(self) -> Wait {
         match self {
             Self { wait: Some(false), .. } => Wait::No,
             Self { drain: Some(DrainAnswer::Wait), .. } => Wait::End,
@@ -76,13 +97,17 @@ impl SwapQuery {
     }
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// Lists the apps.
 #[utoipa::path(get, path = "/v1/apps", tag = "apps", params(PageQuery), responses((status = 200, body = List<App>)))]
 pub(crate) async fn list(
     State(admin): State<Arc<Admin>>,
     Asked(query): Asked<PageQuery>,
 ) -> Answer<List<App>> {
-    let page = super::page(query)?;
+    let page = page(query)?;
     let mut apps = Vec::new();
     for app in admin.store.apps().await?.into_iter().skip(page.offset as usize).take(page.limit as usize) {
         apps.push(view(&admin, app).await?);
@@ -185,14 +210,15 @@ pub(super) async fn refuse_of_config(admin: &Admin, name: &AppName) -> Result<()
 }
 
 /// Lists an app's environments.
-#[utoipa::path(get, path = "/v1/apps/{app}/environments", tag = "apps", params(("app" = String, Path)), responses((status = 200, body = List<Environment>), (status = 404, body = Problem)))]
+#[utoipa::path(get, path = "/v1/apps/{app}/environments", tag = "apps", params(("app" = String, Path), PageQuery), responses((status = 200, body = List<Environment>), (status = 404, body = Problem)))]
 pub(crate) async fn environments(
     State(admin): State<Arc<Admin>>,
     In(name): In<AppName>,
+    Asked(query): Asked<PageQuery>,
 ) -> Answer<List<Environment>> {
     let found = admin.store.app(&name).await?.ok_or_else(|| Refusal::not_found("app", name.as_str()))?;
-    let items = admin.store.environments(&found.name).await?.into_iter().map(Environment::from).collect();
-    Ok(Json(List { items, next_offset: None }))
+    let all = admin.store.environments(&found.name).await?;
+    paged(query, all.into_iter().map(Environment::from)).map(Json)
 }
 
 /// Takes an environment for previews out of service and removes it: its host names at once, its instances after their
@@ -216,7 +242,8 @@ pub(crate) async fn swap(
     Asked(query): Asked<SwapQuery>,
     call: Call<SwapRequest>,
 ) -> Result<Response, Refusal> {
-    let request = SwapRequest { app: Some(app), ..call.body };
+    let queue = call.body.queue && query.queue;
+    let request = SwapRequest { app: Some(app), queue, ..call.body };
     let submitted = admin.engine.submit(Command::Swap(request), call.caller).await?;
     answer_when(&admin, submitted, query.wait()).await
 }
@@ -229,7 +256,8 @@ pub(crate) async fn rollback(
     Asked(query): Asked<SwapQuery>,
     call: Call<RollbackRequest>,
 ) -> Result<Response, Refusal> {
-    let request = RollbackRequest { app: Some(app), ..call.body };
+    let queue = call.body.queue && query.queue;
+    let request = RollbackRequest { app: Some(app), queue, ..call.body };
     let submitted = admin.engine.submit(Command::Rollback(request), call.caller).await?;
     answer_when(&admin, submitted, query.wait()).await
 }
@@ -242,18 +270,19 @@ pub(crate) async fn promote(
     Asked(query): Asked<SwapQuery>,
     call: Call<PromoteRequest>,
 ) -> Result<Response, Refusal> {
-    let request = PromoteRequest { app: Some(app), ..call.body };
+    let queue = call.body.queue && query.queue;
+    let request = PromoteRequest { app: Some(app), queue, ..call.body };
     let submitted = admin.engine.submit(Command::Promote(request), call.caller).await?;
     answer_when(&admin, submitted, query.wait()).await
 }
 
 /// Gives the live version another number of instances, and answers when the requests go to that many. What is let go
 /// drains behind the answer.
-#[utoipa::path(post, path = "/v1/apps/{app}/scale", tag = "apps", params(("app" = String, Path), SwapQuery), request_body = ScaleRequest, responses((status = 200, body = Operation), (status = 404, body = Problem), (status = 422, body = Problem), (status = 424, body = Problem, description = "the further instances did not become ready: as many serve as before")))]
+#[utoipa::path(post, path = "/v1/apps/{app}/scale", tag = "apps", params(("app" = String, Path), ScaleQuery), request_body = ScaleRequest, responses((status = 200, body = Operation), (status = 404, body = Problem), (status = 422, body = Problem), (status = 424, body = Problem, description = "the further instances did not become ready: as many serve as before")))]
 pub(crate) async fn scale(
     State(admin): State<Arc<Admin>>,
     In(app): In<AppName>,
-    Asked(query): Asked<SwapQuery>,
+    Asked(query): Asked<ScaleQuery>,
     call: Call<ScaleRequest>,
 ) -> Result<Response, Refusal> {
     let request = ScaleRequest { app: Some(app), ..call.body };

@@ -25,7 +25,7 @@ use crate::deploy::Command;
 use crate::ids::{AppName, DeploymentId};
 use crate::store::{self, Of};
 
-/// When a deploy answers.
+/// When a wake answers.
 #[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -45,12 +45,30 @@ enum WaitFor {
     End,
 }
 
-impl WaitQuery {
+/// When a deploy answers, and whether it waits in line.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DeployQuery {
+    /// `true`: after the cutover has held; `end`: after the drain; otherwise at once.
+    #[serde(default)]
+    #[param(inline)]
+    wait: WaitFor,
+    /// `false`: as in the body.
+    #[serde(default = "yes")]
+    queue: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl WaitFor {
     fn when(self) -> Wait {
-        match self.wait {
-            WaitFor::False => Wait::No,
-            WaitFor::True => Wait::Cutover,
-            WaitFor::End => Wait::End,
+        match self {
+            Self::False => Wait::No,
+            Self::True => Wait::Cutover,
+            Self::End => Wait::End,
         }
     }
 }
@@ -74,16 +92,17 @@ fn default_lines() -> usize {
 }
 
 /// Deploys a new version.
-#[utoipa::path(post, path = "/v1/apps/{app}/deployments", tag = "deployments", params(("app" = String, Path), WaitQuery), request_body = DeployRequest, responses((status = 200, body = Operation, description = "waited for, and it holds"), (status = 202, body = Operation), (status = 422, body = Problem), (status = 424, body = Problem, description = "waited for, and it failed: what was live is live"), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/v1/apps/{app}/deployments", tag = "deployments", params(("app" = String, Path), DeployQuery), request_body = DeployRequest, responses((status = 200, body = Operation, description = "waited for, and it holds"), (status = 202, body = Operation), (status = 422, body = Problem), (status = 424, body = Problem, description = "waited for, and it failed: what was live is live"), (status = 503, body = Problem)))]
 pub(crate) async fn create(
     State(admin): State<Arc<Admin>>,
     In(app): In<AppName>,
-    Asked(query): Asked<WaitQuery>,
+    Asked(query): Asked<DeployQuery>,
     call: Call<DeployRequest>,
 ) -> Result<Response, Refusal> {
-    let request = DeployRequest { app: Some(app), ..call.body };
+    let queue = call.body.queue && query.queue;
+    let request = DeployRequest { app: Some(app), queue, ..call.body };
     let submitted = admin.engine.submit(Command::Deploy(request), call.caller).await?;
-    answer_when(&admin, submitted, query.when()).await
+    answer_when(&admin, submitted, query.wait.when()).await
 }
 
 /// Lists an app's deployments, the newest first.
@@ -162,7 +181,7 @@ pub(crate) async fn wake(
     call: Call<WakeRequest>,
 ) -> Result<Response, Refusal> {
     let submitted = admin.engine.submit(Command::Wake(id), call.caller).await?;
-    answer_when(&admin, submitted, query.when()).await
+    answer_when(&admin, submitted, query.wait.when()).await
 }
 
 /// The last lines that its instances wrote.

@@ -5,21 +5,24 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 
-use super::Answer;
 use super::apps::refuse_of_config;
+use super::{Answer, paged};
 use crate::admin::Admin;
 use crate::admin::call::{Asked, Call, In};
 use crate::admin::problem::Refusal;
-use crate::api::{HostInput, List, Problem, RenameHost};
+use crate::api::{HostInput, List, PageQuery, Problem, RenameHost};
 use crate::deploy::HostChange;
 use crate::ids::AppName;
 use crate::store::HostRow;
 
 /// Lists an app's own host names; those that are generated are among the routes.
-#[utoipa::path(get, path = "/v1/apps/{app}/hosts", tag = "hosts", params(("app" = String, Path)), responses((status = 200, body = List<HostRow>), (status = 404, body = Problem)))]
-pub(crate) async fn list(State(admin): State<Arc<Admin>>, In(name): In<AppName>) -> Answer<List<HostRow>> {
-    let found = admin.store.app(&name).await?.ok_or_else(|| Refusal::not_found("app", name.as_str()))?;
-    Ok(Json(List { items: found.hosts, next_offset: None }))
+#[utoipa::path(get, path = "/v1/apps/{app}/hosts", tag = "hosts", params(("app" = String, Path), PageQuery), responses((status = 200, body = List<HostRow>), (status = 404, body = Problem)))]
+pub(crate) async fn list(
+    State(admin): State<Arc<Admin>>,
+    In(name): In<AppName>,
+    Asked(query): Asked<PageQuery>,
+) -> Answer<List<HostRow>> {
+    paged(query, hosts_of(&admin, &name).await?).map(Json)
 }
 
 /// Adds a host name, or changes whether the prefix of one is stripped.
@@ -56,7 +59,13 @@ pub(crate) async fn rename(
 async fn changed(admin: Arc<Admin>, name: AppName, change: HostChange) -> Answer<List<HostRow>> {
     refuse_of_config(&admin, &name).await?;
     admin.engine.change_hosts(&name, &change).await?;
-    list(State(admin), In(name)).await
+    // All of them: a change is answered with what it came to.
+    Ok(Json(List { items: hosts_of(&admin, &name).await?, next_offset: None }))
+}
+
+async fn hosts_of(admin: &Admin, name: &AppName) -> Result<Vec<HostRow>, Refusal> {
+    let found = admin.store.app(name).await?.ok_or_else(|| Refusal::not_found("app", name.as_str()))?;
+    Ok(found.hosts)
 }
 
 fn row(input: HostInput) -> HostRow {

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{Answer, page, piece};
+use super::{Answer, paged};
 use crate::admin::Admin;
 use crate::admin::call::Asked;
 use crate::admin::problem::Refusal;
@@ -36,13 +36,10 @@ pub(crate) async fn list(
     State(admin): State<Arc<Admin>>,
     Asked(query): Asked<PageQuery>,
 ) -> Answer<List<Route>> {
-    let page = page(query)?;
     let table = admin.routing.table();
     let rows = admin.store.routes().await?.into_iter().map(Route::from);
     let rows = rows.map(|route| Route { split: split_of(&table, &route), ..route });
-    let all = rows.chain(services(&table));
-    let items = all.skip(page.offset as usize).take(page.limit as usize).collect();
-    Ok(Json(piece(query, items)))
+    paged(query, rows.chain(services(&table))).map(Json)
 }
 
 /// Says how a host name and path are resolved, and why.
@@ -106,10 +103,12 @@ pub(crate) async fn explain(
 }
 
 /// Lists the instances with what is in flight at each.
-#[utoipa::path(get, path = "/v1/instances", tag = "routes", responses((status = 200, body = List<Instance>)))]
-pub(crate) async fn instances(State(admin): State<Arc<Admin>>) -> Answer<List<Instance>> {
-    let items = admin.engine.instances().await?.into_iter().map(Instance::from).collect();
-    Ok(Json(List { items, next_offset: None }))
+#[utoipa::path(get, path = "/v1/instances", tag = "routes", params(PageQuery), responses((status = 200, body = List<Instance>)))]
+pub(crate) async fn instances(
+    State(admin): State<Arc<Admin>>,
+    Asked(query): Asked<PageQuery>,
+) -> Answer<List<Instance>> {
+    paged(query, admin.engine.instances().await?.into_iter().map(Instance::from)).map(Json)
 }
 
 /// The routes that no row stands for, in the order of their host names.

@@ -7,12 +7,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::Answer;
+use super::{Answer, paged};
 use crate::admin::Admin;
 use crate::admin::auth::token_hash;
-use crate::admin::call::{Call, In};
+use crate::admin::call::{Asked, Call, In};
 use crate::admin::problem::Refusal;
-use crate::api::{List, NewToken, Problem, Scope, Token};
+use crate::api::{List, NewToken, PageQuery, Problem, Scope, Token};
 use crate::ids::TokenId;
 use crate::store;
 
@@ -22,10 +22,13 @@ const EXPIRES_DAYS_MAX: u32 = 3650;
 const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 
 /// Lists the tokens, without their secrets.
-#[utoipa::path(get, path = "/v1/tokens", tag = "system", responses((status = 200, body = List<Token>)))]
-pub(crate) async fn list(State(admin): State<Arc<Admin>>) -> Answer<List<Token>> {
-    let items = admin.store.tokens().await?.into_iter().map(|token| shown(token, None)).collect();
-    Ok(Json(List { items, next_offset: None }))
+#[utoipa::path(get, path = "/v1/tokens", tag = "system", params(PageQuery), responses((status = 200, body = List<Token>)))]
+pub(crate) async fn list(
+    State(admin): State<Arc<Admin>>,
+    Asked(query): Asked<PageQuery>,
+) -> Answer<List<Token>> {
+    let all = admin.store.tokens().await?;
+    paged(query, all.into_iter().map(|token| shown(token, None))).map(Json)
 }
 
 /// Makes a token; its secret is in this answer and nowhere else.

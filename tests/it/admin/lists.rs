@@ -104,3 +104,34 @@ async fn routes_of_static_services_are_listed() {
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     assert!(told.lines().any(|line| line.contains("old.test") && line.contains("legacy")), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_environments_hosts_and_tokens_come_in_pieces() {
+    let admin = Admin::start().await;
+    let replicas = json!({ "env": { "VERSION": "one" }, "force": true });
+    admin.lockgate.deploy_with(&replicas, "true").await.unwrap();
+    assert_eq!(admin.socket(&Ask::post("/v1/apps/web/scale", &json!({ "replicas": 3 }))).await.status, 200);
+    for name in ["a", "b"] {
+        let elsewhere = json!({ "environment": name, "force": true });
+        admin.lockgate.deploy_with(&elsewhere, "true").await.unwrap();
+        let token = json!({ "name": name, "scopes": ["read"] });
+        assert_eq!(admin.socket(&Ask::post("/v1/tokens", &token)).await.status, 200);
+    }
+    let hosts = json!({
+        "hosts": [{ "host": "a.test" }, { "host": "b.test" }, { "host": "c.test" }],
+        "settings": { "command": ["true"] },
+    });
+    assert_eq!(admin.socket(&Ask::new("PUT", "/v1/apps/shop").json(&hosts)).await.status, 200);
+    for (path, key, arguments, wanted) in [
+        ("/v1/instances", "id", &["instances"][..], 5),
+        ("/v1/apps/web/environments", "name", &["environment", "list", "web"][..], 3),
+        ("/v1/apps/shop/hosts", "host", &["hosts", "list", "shop"][..], 3),
+        ("/v1/tokens", "id", &["token", "list"][..], 2),
+    ] {
+        for limit in [1, 2, LIMIT_MAX] {
+            let items = walk(&admin, path, limit).await;
+            assert_eq!((items.len(), names(&items, key).len()), (wanted, wanted), "{path} by {limit}");
+        }
+        assert_eq!(of_cli(&admin, arguments).len(), wanted, "{arguments:?}");
+    }
+}
