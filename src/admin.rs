@@ -8,6 +8,7 @@ mod call;
 mod certificates;
 #[expect(unused_qualifications, reason = "the code that `utoipa::path` makes for parameters")]
 mod handlers;
+mod idempotency;
 mod listener;
 mod openapi;
 mod problem;
@@ -107,12 +108,14 @@ struct ApiDoc;
 
 /// All routes.
 pub fn router(admin: Arc<Admin>) -> Router {
+    let kept = (Arc::clone(&admin), Arc::default());
     let guarded = guarded()
         .split_for_parts()
         .0
         // Before the guard: what is not there is told to those alone who may ask.
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
+        .layer(axum::middleware::from_fn_with_state(kept, idempotency::once))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&admin), auth::guard))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&admin), call::carry_out));
     let open = open()

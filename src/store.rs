@@ -97,6 +97,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     ) -> Answer<'a, Accepted>;
     /// The operation that the same key began; another fingerprint is [`StoreError::KeyReused`].
     fn repeated<'a>(&'a self, key: &'a IdempotencyKey) -> Answer<'a, Option<OperationId>>;
+    /// The answer that was kept for the same call; another call under the same key is [`StoreError::KeyReused`].
+    fn kept_answer<'a>(&'a self, key: &'a IdempotencyKey) -> Answer<'a, Option<KeptAnswer>>;
+    /// Keeps the answer of a call for its repeats; not where what the call made has the key: an operation, an app, a token.
+    fn keep_answer<'a>(&'a self, key: &'a IdempotencyKey, answer: &'a KeptAnswer) -> Answer<'a, ()>;
     fn operation<'a>(&'a self, id: &'a OperationId) -> Answer<'a, Option<Operation>>;
     /// Newest first.
     fn operations<'a>(&'a self, of: &'a Of, page: Page) -> Answer<'a, Vec<Operation>>;

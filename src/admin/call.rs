@@ -18,8 +18,6 @@ use crate::deploy::Caller;
 use crate::error::chain;
 use crate::store::IdempotencyKey;
 
-const KEY_LENGTH_MAX: usize = 128;
-
 /// A JSON body with who sent it; the guard has read it. An empty body is `{}`.
 #[derive(Debug)]
 pub(crate) struct Call<T> {
@@ -32,18 +30,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Call<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
         let actor = request.extensions().get::<Actor>().map(|actor| actor.name.clone()).unwrap_or_default();
-        let key = idempotency_key(&request)?;
-        let line = format!("{} {}", request.method(), request.uri());
+        let idempotency = request.extensions().get::<IdempotencyKey>().cloned();
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
             Refusal::new(rejection.status(), "body_unreadable", rejection.body_text())
         })?;
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let body = parse(text)?;
-        let idempotency = key.map(|key| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(line.as_bytes()).update(b"\0").update(text);
-            IdempotencyKey { key, fingerprint: hasher.finalize().to_hex().to_string() }
-        });
         Ok(Self { body, caller: Caller { actor, idempotency } })
     }
 }
@@ -76,18 +68,6 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Refusal> {
     })?;
     from.end().map_err(|error| invalid(chain(&error)))?;
     Ok(value)
-}
-
-fn idempotency_key(request: &Request) -> Result<Option<String>, Refusal> {
-    let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
-    let key = value.to_str().unwrap_or_default();
-    let is_sane =
-        (1..=KEY_LENGTH_MAX).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    if !is_sane {
-        let title = format!("Idempotency-Key is not 1 to {KEY_LENGTH_MAX} visible ASCII characters");
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "idempotency_key_invalid", title));
-    }
-    Ok(Some(key.to_owned()))
 }
 
 /// The names in a path. What is not a name is refused as one that nobody has.

@@ -1,9 +1,11 @@
 //! The OpenAPI document: what each handler declares, and the refusals that the guard, the path, the query and the body
 //! of any route can meet.
 
-use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr, Response};
+use utoipa::openapi::{Components, Content, Object, OpenApi, Ref, RefOr, Required, Response, Type};
+
+use super::idempotency::KEY;
 
 const PROBLEM: &str = "application/problem+json";
 const TOKEN: &str = "token";
@@ -20,11 +22,12 @@ enum Where {
 
 const REFUSALS: &[(&str, Where, &str)] = &[
     ("400", Where::Query, "the query is not valid"),
-    ("400", Where::Body, "Idempotency-Key is not valid"),
+    ("400", Where::Mutation, "Idempotency-Key is not valid"),
     ("401", Where::Everywhere, "over TCP: no valid token"),
     ("403", Where::Everywhere, "the token lacks the scope, or the request is a web page's"),
     ("404", Where::Path, "there is none of that name"),
     ("408", Where::Mutation, "the body did not come in time"),
+    ("409", Where::Mutation, "the Idempotency-Key was used for another call"),
     ("413", Where::Mutation, "the body is too large"),
     ("415", Where::Mutation, "the body is not JSON"),
     ("421", Where::Everywhere, "over TCP: the Host is not a loopback name"),
@@ -63,6 +66,9 @@ fn declare(operation: &mut Operation, is_mutation: bool) {
     let has_path = takes(&ParameterIn::Path);
     let has_query = takes(&ParameterIn::Query);
     let has_body = operation.request_body.is_some();
+    if is_mutation {
+        operation.parameters.get_or_insert_default().push(RefOr::T(key()));
+    }
     let responses = &mut operation.responses.responses;
     for (status, place, description) in REFUSALS {
         let is_met = match place {
@@ -82,4 +88,18 @@ fn declare(operation: &mut Operation, is_mutation: bool) {
             response.content = [(PROBLEM.to_owned(), problem.into())].into_iter().collect();
         }
     }
+}
+
+/// The client's own name for a call.
+fn key() -> Parameter {
+    let told = "A repeat with the same key, path and body is not carried out again. Where the call made an operation, an app or a \
+                token the answer shows that as it is now; of any other call it is the first answer, with `Idempotency-Replayed`. \
+                Another call under the same key is refused with 409. A refused call leaves its key free.";
+    ParameterBuilder::new()
+        .name(KEY)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(told))
+        .schema(Some(Object::with_type(Type::String)))
+        .build()
 }

@@ -257,6 +257,22 @@ pub struct IdempotencyKey {
     pub fingerprint: String,
 }
 
+/// What a call was answered with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeptAnswer {
+    /// Of HTTP.
+    pub status: u16,
+    pub content_type: Option<String>,
+    /// May hold what is secret.
+    pub body: Vec<u8>,
+}
+
+impl std::fmt::Debug for KeptAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptAnswer").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
 /// The answer to a new operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {

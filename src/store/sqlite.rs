@@ -6,6 +6,7 @@
 //! What a method writes is in the file named by its subject; each is one transaction, and all it touches is there.
 
 mod accesses;
+mod answers;
 mod apps;
 mod audit;
 mod calls;
@@ -45,9 +46,9 @@ use self::transaction::Done;
 use self::writer::Writer;
 use super::{
     Accepted, Access, Answer, App, AuditEntry, Deployment, DeploymentStatus, DesiredState, EndedLabel,
-    Environment, Event, Failure, Fired, IdempotencyKey, InstanceRow, NewDeployment, NewEvent, NewOperation,
-    Of, Operation, OperationEnd, Page, Pruned, Resize, RouteRow, Split, Step, StepEnd, Store, StoreError,
-    SwapCommitted, SwapPlan, Timer, Token, WakePlan,
+    Environment, Event, Failure, Fired, IdempotencyKey, InstanceRow, KeptAnswer, NewDeployment, NewEvent,
+    NewOperation, Of, Operation, OperationEnd, Page, Pruned, Resize, RouteRow, Split, Step, StepEnd, Store,
+    StoreError, SwapCommitted, SwapPlan, Timer, Token, WakePlan,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::fault;
@@ -268,6 +269,16 @@ impl Store for SqliteStore {
     fn repeated<'a>(&'a self, key: &'a IdempotencyKey) -> Answer<'a, Option<OperationId>> {
         let key = key.clone();
         self.read("look up the idempotency key", move |db| operations::earlier(db, &key))
+    }
+
+    fn kept_answer<'a>(&'a self, key: &'a IdempotencyKey) -> Answer<'a, Option<KeptAnswer>> {
+        let (seal, key) = (Arc::clone(&self.key), key.clone());
+        self.read("look up the idempotency key", move |db| answers::get(db, &seal, &key))
+    }
+
+    fn keep_answer<'a>(&'a self, key: &'a IdempotencyKey, answer: &'a KeptAnswer) -> Answer<'a, ()> {
+        let (seal, key, answer) = (Arc::clone(&self.key), key.clone(), answer.clone());
+        self.write("keep the answer", move |db| answers::keep(db, &seal, &key, &answer))
     }
 
     fn operation<'a>(&'a self, id: &'a OperationId) -> Answer<'a, Option<Operation>> {

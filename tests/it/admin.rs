@@ -6,6 +6,7 @@ mod guard;
 mod idempotency;
 mod limits;
 mod lists;
+mod once;
 mod problems;
 mod records;
 mod wire;

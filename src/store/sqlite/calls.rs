@@ -12,7 +12,7 @@ use super::transaction::Done;
 use crate::store::{IdempotencyKey, StoreError};
 
 /// Older ones are forgotten.
-const KEPT: u32 = 10_000;
+pub(super) const KEPT: u32 = 10_000;
 
 /// Takes the key for what is about to be made under this name or id; otherwise what the key made before.
 pub(super) fn claim<T>(connection: &Connection, key: &IdempotencyKey, made: &T) -> Done<Option<T>>
@@ -36,11 +36,17 @@ where
     Ok(earlier)
 }
 
+/// Whether a call under this key made something.
+pub(super) fn has_made(connection: &Connection, key: &IdempotencyKey) -> Done<bool> {
+    let query = "SELECT EXISTS (SELECT 1 FROM calls WHERE idempotency_key = ?1)";
+    Ok(connection.query_row(query, [&key.key], |row| row.get(0))?)
+}
+
 /// Refuses a key that another call was made with.
 pub(super) fn refuse_reuse(connection: &Connection, key: &IdempotencyKey) -> Done<()> {
-    let fingerprint: Option<String> = connection
-        .query_row("SELECT fingerprint FROM calls WHERE idempotency_key = ?1", [&key.key], |row| row.get(0))
-        .optional()?;
+    let query = "SELECT fingerprint FROM calls WHERE idempotency_key = ?1
+                 UNION ALL SELECT fingerprint FROM answers WHERE idempotency_key = ?1";
+    let fingerprint: Option<String> = connection.query_row(query, [&key.key], |row| row.get(0)).optional()?;
     if fingerprint.is_some_and(|fingerprint| fingerprint != key.fingerprint) {
         return Err(StoreError::KeyReused { key: key.key.clone() }.into());
     }

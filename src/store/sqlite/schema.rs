@@ -9,7 +9,7 @@ use rusqlite_migration::{M, Migrations};
 pub(super) const APPLICATION_ID: i32 = 0x4c4b_4754;
 
 /// `user_version` of a database that has all of [`MIGRATIONS`].
-pub(super) const VERSION: i64 = 8;
+pub(super) const VERSION: i64 = 9;
 
 /// Only ever appended to: what has been released is never edited.
 static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
@@ -22,6 +22,7 @@ static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
         M::up(REMOVAL),
         M::up(FIRST_NAME),
         M::up(HOURS),
+        M::up(ANSWERS),
     ])
 });
 
@@ -248,6 +249,17 @@ ALTER TABLE apps ADD COLUMN first_name TEXT; -- by which the runtime knows it; N
 
 const HOURS: &str = "
 ALTER TABLE apps ADD COLUMN hours_at TEXT; -- the last of its times that was heeded; NULL: it never had any
+";
+
+const ANSWERS: &str = "
+CREATE TABLE answers (
+    ordinal         INTEGER PRIMARY KEY AUTOINCREMENT,
+    idempotency_key TEXT NOT NULL UNIQUE,
+    fingerprint     TEXT NOT NULL,
+    status          INTEGER NOT NULL,
+    content_type    TEXT, -- NULL: the answer has no body
+    body            BLOB NOT NULL -- sealed: a link to a preview is as good as a password
+) STRICT;
 ";
 
 #[cfg(test)]

@@ -31,6 +31,14 @@ impl Document {
         })
     }
 
+    /// Method and template of all that change something.
+    pub(super) fn mutations(&self) -> Vec<(&'static str, String)> {
+        let methods = ["POST", "PUT", "DELETE", "PATCH"];
+        let of_method = |called: &str| methods.into_iter().find(|method| *method == called);
+        let all = self.operations().into_iter().filter(|(_, called, _)| called != "GET");
+        all.map(|(path, called, _)| (of_method(&called).unwrap(), path.to_owned())).collect()
+    }
+
     fn operations(&self) -> Vec<(&str, String, &Value)> {
         let paths = self.0["paths"].as_object().unwrap();
         let calls = paths.iter().flat_map(|(path, item)| {
@@ -42,7 +50,7 @@ impl Document {
 }
 
 /// The template with a name that nobody has.
-fn filled(template: &str) -> String {
+pub(super) fn filled(template: &str) -> String {
     let segments =
         template.split('/').map(|segment| if segment.starts_with('{') { "nobody" } else { segment });
     segments.collect::<Vec<_>>().join("/")
@@ -97,7 +105,10 @@ async fn every_route_declares_its_refusals_as_problems() {
             wanted.push("404");
         }
         if method != "GET" {
-            wanted.extend(["408", "413", "415"]);
+            wanted.extend(["400", "408", "409", "413", "415"]);
+            let key = serde_json::json!("Idempotency-Key");
+            let mut parameters = operation["parameters"].as_array().into_iter().flatten();
+            assert!(parameters.any(|one| one["name"] == key && one["in"] == "header"), "{told}");
         }
         if !operation["requestBody"].is_null() {
             wanted.extend(["400", "422"]);
