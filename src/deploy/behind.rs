@@ -10,6 +10,7 @@ use super::engine::Engine;
 use super::live::{Swapped, json, millis};
 use super::receipt::{Counts, CutLine};
 use super::steps;
+use crate::gate::InFlight;
 use crate::store::{Deployment, Operation, OperationState};
 
 impl Engine {
@@ -22,7 +23,7 @@ impl Engine {
     ) {
         let at = swapped.closed.at;
         let Some(from) = swapped.closed.from else {
-            self.conclude(operation, swapped, &Drained::default(), at).await;
+            self.conclude(operation, swapped, &Drained::default(), (at, OperationState::Succeeded)).await;
             return;
         };
         let (token, tracker) = self.drains.begin(from);
@@ -48,13 +49,23 @@ impl Engine {
                     let note = format!("the drain of {from} ended early: it serves again");
                     swapped.receipt.notes.push(note);
                     let left = super::publisher::in_flight(&targets);
-                    Ok((Drained { left, ..Drained::default() }, engine.clock.now()))
+                    let drained = Drained { left, ..Drained::default() };
+                    Ok((drained, (engine.clock.now(), OperationState::Succeeded)))
                 }
-                drained = draining => drained,
+                drained = draining => drained.map(|(drained, over_at)| {
+                    let state = match left_behind(&drained) {
+                        Some(note) => {
+                            swapped.receipt.notes.push(note);
+                            OperationState::SucceededWithWarnings
+                        }
+                        None => OperationState::Succeeded,
+                    };
+                    (drained, (over_at, state))
+                }),
             };
             engine.drains.end(from);
             match drained {
-                Ok((drained, over_at)) => engine.conclude(&operation, swapped, &drained, over_at).await,
+                Ok((drained, end)) => engine.conclude(&operation, swapped, &drained, end).await,
                 Err(stop) => {
                     // The cutover stands. What the old version still serves is drained again before it is stopped.
                     warn!(operation = %operation.id, ?stop, "drain not recorded");
@@ -74,7 +85,7 @@ impl Engine {
         operation: &Operation,
         mut swapped: Swapped,
         drained: &Drained,
-        over_at: Instant,
+        (over_at, state): (Instant, OperationState),
     ) {
         // Not the receipt's: what was in flight before a restart is gone.
         let before = Counts::of(swapped.closed.in_flight);
@@ -95,6 +106,18 @@ impl Engine {
                 host = oldest.map(|cut| cut.host.as_str()), "drain deadline passed"
             );
         }
-        self.end(operation.id, OperationState::Succeeded, None, Some(json(receipt))).await;
+        self.end(operation.id, state, None, Some(json(receipt))).await;
     }
+}
+
+/// What is told of a drain that did not empty the old version, not even by cutting.
+fn left_behind(drained: &Drained) -> Option<String> {
+    let InFlight { requests, streams } = drained.left;
+    if requests + streams == 0 {
+        return None;
+    }
+    Some(format!(
+        "{requests} requests and {streams} streams did not end when they were cut; their connections end when the old \
+         version is stopped"
+    ))
 }

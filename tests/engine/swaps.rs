@@ -1,5 +1,7 @@
 //! Swaps of versions that are there already: what they wait for, what they refuse, and what they take back.
 
+use lockgate::routing::backend::Order;
+
 use super::*;
 
 /// Two versions, the second one live and both running.
@@ -144,4 +146,37 @@ async fn a_swap_while_the_engine_is_away_does_not_wait_for_it() {
     within(swap.reached(Progress::CutOver)).await;
     assert_eq!(bed.serves(HOST), Ok(one.to_string()));
     bed.runtime.set_away(false);
+}
+
+#[tokio::test]
+async fn what_does_not_end_even_when_it_is_cut_is_warned_of() {
+    for heeds_the_cut in [true, false] {
+        let bed = Bed::with(|settings| {
+            settings.deploy.drain_timeout = Delay::seconds(20);
+            settings.deploy.stream_drain_timeout = Delay::seconds(20);
+        })
+        .await;
+        bed.deploy(&["serve", "1"]).await;
+        let (held, target) = (bed.request(HOST), bed.backend(HOST).unwrap().targets[0].clone());
+        let mut second = bed.submit(&["serve", "2"]).await;
+        let worker = async {
+            let mut held = Some(held);
+            eventually("it is told to cut", async || target.order() >= Order::CutRequests).await;
+            held = held.filter(|_| !heeds_the_cut);
+            std::future::pending::<()>().await;
+            drop(held);
+        };
+        let operation = tokio::select! {
+            operation = bed.ended_in_time(&mut second) => operation,
+            () = worker => unreachable!(),
+        };
+        let receipt: lockgate::deploy::Receipt = serde_json::from_str(&operation.receipt.unwrap()).unwrap();
+        if heeds_the_cut {
+            assert_eq!((operation.state, receipt.notes.len()), (OperationState::Succeeded, 0), "{receipt:?}");
+        } else {
+            assert_eq!(operation.state, OperationState::SucceededWithWarnings);
+            assert!(receipt.notes[0].starts_with("1 requests and 0 streams did not end"), "{receipt:?}");
+        }
+        assert_eq!(bed.serves(HOST), Ok(second.deployment.unwrap().to_string()));
+    }
 }
