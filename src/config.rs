@@ -9,6 +9,7 @@ mod diagnose;
 mod diff;
 mod document;
 mod interpolate;
+mod listeners;
 mod places;
 mod tls;
 mod typed;
@@ -28,6 +29,7 @@ pub use tls::TlsConfig;
 
 use diagnose::{Filled, Findings};
 use document::{AppHosts, Document, ServiceDocument};
+use listeners::Listeners;
 use typed::typed;
 use url::{UrlPattern, UrlPatternError};
 
@@ -167,11 +169,14 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
     let deploy = rest.get("deploy").and_then(Value::as_mapping).cloned().unwrap_or_default();
     check::deploy("deploy", &deploy, &document.deploy, findings);
     let apps = apps.into_iter().filter_map(|(name, value)| app(&name, value, &deploy, findings)).collect();
-    let services = services.into_iter().filter_map(|(name, value)| service(&name, value, findings)).collect();
+    let tls = TlsConfig::read(&document.listeners.https, &document.tls, findings);
+    let own = Listeners::of(&document, &tls);
+    let services =
+        services.into_iter().filter_map(|(name, value)| service(&name, value, &own, findings)).collect();
     let config = Config {
         http: document.listeners.http.addresses(),
         redirect: document.listeners.http.redirect,
-        tls: TlsConfig::read(&document.listeners.https, &document.tls, findings),
+        tls,
         http2: document.listeners.http2,
         admin_socket: document.admin.socket,
         admin_address: document.admin.address,
@@ -258,6 +263,7 @@ fn overlay(entries: &mut Mapping, common: &Mapping) {
 fn service(
     name: &str,
     mut value: Value,
+    own: &Listeners,
     findings: &mut Findings<'_>,
 ) -> Option<(ServiceName, ServiceConfig)> {
     let path = format!("services.{name}");
@@ -272,7 +278,10 @@ fn service(
             .and_then(|rest| rest.parse::<SocketAddr>().ok())
             .filter(|address| address.port() > 0);
         match address {
-            Some(address) => upstreams.push(address),
+            Some(address) => {
+                own.refuse(&format!("{path}.upstreams[{at}]"), text, address, findings);
+                upstreams.push(address);
+            }
             None => {
                 let path = format!("{path}.upstreams[{at}]");
                 let message = format!("{} is not an upstream", findings.shown(&path, text));

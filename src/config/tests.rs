@@ -80,6 +80,7 @@ fn what_is_wrong_is_told_with_its_place_and_a_remedy() {
         "apps:\n  web:\n    env:\n      TOKEN: ${MISSING}\n",
         "apps:\n  Web: {}\n",
         "services:\n  old:\n    hosts: [o.test]\n    upstreams: [https://a.test]\n",
+        "listeners:\n  http: { address: '0.0.0.0:8080' }\nadmin: { address: '127.0.0.1:9900' }\nservices:\n  old:\n    hosts: [o.test]\n    upstreams: ['http://127.0.0.1:8080', 'http://127.0.0.1:9900', 'http://10.0.0.5:8080']\n",
         "admin: { address: 0.0.0.0:9900 }\n",
         "a: [1\n",
         "apps:\n  web:\n    <<: { port: 1 }\n",
