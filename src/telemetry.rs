@@ -6,6 +6,7 @@
 mod cells;
 mod control;
 mod latencies;
+mod process;
 mod render;
 mod tally;
 
@@ -95,14 +96,24 @@ pub struct WorkerCells {
     /// Ended because their client reset streams or sent what carries nothing, again and again.
     pub http2_connections_calmed: Counter,
     pub gate_refusals: Counter,
-    pub retries: Counter,
+    /// Requests sent once more, by why.
+    retries: CounterTable<8>,
     pub memo_hits: Counter,
     pub memo_misses: Counter,
-    pub cuts: Counter,
+    pub cuts: CutCells,
+    /// Requests whose client left before their end.
+    pub client_aborts: Counter,
     pub access_log_dropped: Counter,
     pub handshakes: HandshakeCells,
     /// Own answers by code.
     errors: CounterTable<48>,
+}
+
+/// What was ended at its drain deadline.
+#[derive(Debug, Default)]
+pub struct CutCells {
+    pub requests: Counter,
+    pub streams: Counter,
 }
 
 /// How TLS handshakes went.
@@ -183,6 +194,11 @@ impl WorkerCells {
     /// Counts an answer of Lockgate's own.
     pub fn own_answer(&self, code: &'static str) {
         self.errors.add_named(code);
+    }
+
+    /// Counts a request that is sent once more; `code` says why the last try failed.
+    pub fn retried(&self, code: &'static str) {
+        self.retries.add_named(code);
     }
 }
 

@@ -149,6 +149,11 @@ impl From<Miss> for ForwardError {
     }
 }
 
+/// What a client would be told if the request were not sent once more.
+pub(crate) fn code_of(error: &UpstreamError) -> &'static str {
+    of_upstream(error).code
+}
+
 fn of_upstream(error: &UpstreamError) -> Verdict {
     let (status, code, detail) = match error {
         UpstreamError::Connect(_) => {

@@ -177,8 +177,11 @@ impl Exchange {
             self.judge(cells, self.responded);
             cells.took(first_byte, now.saturating_duration_since(self.started));
         }
-        if let Some(code) = self.reason() {
-            worker.cells().own_answer(code);
+        match self.reason() {
+            Some(code) => worker.cells().own_answer(code),
+            // Its client left.
+            None if self.end == End::Open => worker.cells().client_aborts.add(1),
+            None => {}
         }
         if let Some(log) = &worker.access_log {
             log.write(self, now);

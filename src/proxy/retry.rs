@@ -12,7 +12,7 @@ use crate::routing::table::RouteMatch;
 use crate::upstream::{LocalBackend, LocalTarget, RequestBody, UpstreamError};
 
 use super::client::Client;
-use super::error::ForwardError;
+use super::error::{ForwardError, code_of};
 use super::skew::Wish;
 use super::{headers, validate};
 
@@ -161,7 +161,7 @@ impl Tries {
             self.refused += 1;
         } else {
             self.retried += 1;
-            worker.cells().retries.add(1);
+            worker.cells().retried(code_of(&error));
         }
         if backend.targets.len() == 1 || self.retried > 1 {
             self.wish.give_up();

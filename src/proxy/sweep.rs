@@ -77,7 +77,9 @@ impl Worker {
                 activity.ask(Abort::Cut);
             }
         }
-        self.cells().cuts.add(cuts.len() as u64);
+        let streams = cuts.iter().filter(|cut| cut.stream).count() as u64;
+        self.cells().cuts.streams.add(streams);
+        self.cells().cuts.requests.add(cuts.len() as u64 - streams);
         cuts.into_iter().for_each(|cut| target.target.record_cut(cut));
     }
 

@@ -10,7 +10,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::cells::{BUCKETS, code_of, response_of};
-use super::{BackendCells, BackendStats, Counter, Histogram, TargetEntry, Telemetry, WorkerCells};
+use super::{
+    BackendCells, BackendStats, Counter, CounterTable, Histogram, TargetEntry, Telemetry, WorkerCells,
+};
 use crate::gate::InFlight;
 
 /// One series' labels.
@@ -22,7 +24,9 @@ pub(super) fn render(telemetry: &Arc<Telemetry>, register_more: impl FnOnce(&mut
     registry.register_collector(Box::new(Scrape(Arc::clone(telemetry))));
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _written = text::encode(&mut out, &registry);
+    let _written = text::encode_registry(&mut out, &registry)
+        .and_then(|()| text::encode_registry(&mut out, &super::process::registry()))
+        .and_then(|()| text::encode_eof(&mut out));
     out
 }
 
@@ -202,7 +206,7 @@ const HANDSHAKES: [(&str, &str, OfWorker); 5] = [
 ];
 
 fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let counters: [(&str, &str, OfWorker); 11] = [
+    let counters: [(&str, &str, OfWorker); 10] = [
         ("listener_connections", "Client connections accepted", |cells| &cells.connections),
         (
             "listener_connection_rests",
@@ -221,10 +225,9 @@ fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) ->
         ("gate_refusals", "Requests that a closed gate sent back to the routes", |cells| {
             &cells.gate_refusals
         }),
-        ("retries", "Requests sent to a target once more", |cells| &cells.retries),
         ("route_memo_hits", "Requests whose route was known from an earlier one", |cells| &cells.memo_hits),
         ("route_memo_misses", "Requests whose route was looked up", |cells| &cells.memo_misses),
-        ("drain_cut", "Requests and streams ended at their drain deadline", |cells| &cells.cuts),
+        ("client_aborts", "Requests whose client left before their end", |cells| &cells.client_aborts),
         ("access_log_dropped", "Lines that the access log had no room for", |cells| {
             &cells.access_log_dropped
         }),
@@ -234,6 +237,12 @@ fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) ->
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&sum(of), None)?;
     }
+    encode_cuts(telemetry, encoder)?;
+    encode_by_code(
+        telemetry,
+        encoder,
+        ("retries", "Requests sent to a target once more", |cells| &cells.retries),
+    )?;
     let help = "TLS handshakes by how they went";
     let mut metric = encoder.encode_descriptor("tls_handshakes", help, None, MetricType::Counter)?;
     for (result, version, of) in HANDSHAKES {
@@ -246,13 +255,33 @@ fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) ->
     let mut metric = encoder.encode_descriptor("listener_connections_open", help, None, MetricType::Gauge)?;
     let open = sum(|cells| &cells.connections).saturating_sub(sum(|cells| &cells.connections_ended));
     metric.encode_gauge(&signed(open))?;
-    let help = "Answers that Lockgate made itself";
-    let mut metric = encoder.encode_descriptor("errors", help, None, MetricType::Counter)?;
-    let mut errors: BTreeMap<&str, u64> = BTreeMap::new();
-    for (key, count) in telemetry.workers.iter().flat_map(|cells| cells.errors.iter()) {
-        *errors.entry(code_of(key)).or_default() += count;
+    encode_by_code(telemetry, encoder, ("errors", "Answers that Lockgate made itself", |cells| &cells.errors))
+}
+
+fn encode_cuts(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let kinds: [(&str, OfWorker); 2] =
+        [("request", |cells| &cells.cuts.requests), ("stream", |cells| &cells.cuts.streams)];
+    let help = "Requests and streams ended at their drain deadline";
+    let mut metric = encoder.encode_descriptor("drain_cut", help, None, MetricType::Counter)?;
+    for (kind, of) in kinds {
+        let count = telemetry.workers.iter().map(|cells| of(cells).get()).sum();
+        counter(&mut metric, &vec![("kind", kind)], count)?;
     }
-    for (code, count) in errors {
+    Ok(())
+}
+
+/// What is counted by the code of an answer, those codes that occurred.
+fn encode_by_code<const N: usize>(
+    telemetry: &Telemetry,
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, of): (&str, &str, fn(&WorkerCells) -> &CounterTable<N>),
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for (key, count) in telemetry.workers.iter().flat_map(|cells| of(cells).iter()) {
+        *sums.entry(code_of(key)).or_default() += count;
+    }
+    for (code, count) in sums {
         counter(&mut metric, &vec![("reason", code)], count)?;
     }
     Ok(())

@@ -54,9 +54,14 @@ async fn a_scrape_tells_of_deploys_instances_and_the_configuration() {
         "lockgate_route_table_generation",
         "lockgate_routes",
         "lockgate_config_last_reload_timestamp_seconds",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_start_time_seconds",
     ] {
         assert!(value(&text, series) >= 1.0, "{series}\n{text}");
     }
+    assert!(value(&text, "process_cpu_seconds_total") > 0.0, "{text}");
+    assert_eq!(text.matches("# EOF").count(), 1);
 
     std::fs::write(lockgate.config(), "apps: 1").unwrap();
     lockgate.signal(Signal::HUP);

@@ -147,7 +147,7 @@ async fn j2_what_was_tried_and_why_it_failed_is_told() {
         edit.route(&pattern("dead.test"), "/", &alone);
     });
     let mut client = log.plane.connect().await;
-    while !log.plane.metrics().contains("lockgate_retries_total 1\n") {
+    while !log.plane.metrics().contains("lockgate_retries_total{reason=\"connect_failed\"} 1\n") {
         client.send(GET).await;
         client.head().await;
     }

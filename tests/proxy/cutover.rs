@@ -155,6 +155,10 @@ async fn p1_requests_past_their_drain_deadline_are_cut_and_reported_and_streams_
     stream_app.closed().await;
     plane.settle(|| upstream.target.gate.in_flight() == InFlight::default()).await;
     assert_eq!(upstream.target.take_cuts().iter().map(|cut| cut.stream).collect::<Vec<_>>(), [true]);
+    let metrics = plane.metrics();
+    for counted in ["{kind=\"request\"} 2\n", "{kind=\"stream\"} 1\n"] {
+        assert!(metrics.contains(&format!("lockgate_drain_cut_total{counted}")), "{metrics}");
+    }
     plane.shutdown().await;
 }
 

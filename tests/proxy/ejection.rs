@@ -83,7 +83,11 @@ async fn g6_a_target_that_cannot_be_reached_is_passed_over() {
     let (dead, well) = (unreachable().await, Upstream::answering(OK).await);
     let (plane, mut client) = start(&[&dead, &well.target]).await;
     ask(&mut client, 100).await;
-    assert!(plane.metrics().contains("lockgate_retries_total 5\n"), "{}", plane.metrics());
+    assert!(
+        plane.metrics().contains("lockgate_retries_total{reason=\"connect_failed\"} 5\n"),
+        "{}",
+        plane.metrics()
+    );
     plane.shutdown().await;
 }
 

@@ -176,6 +176,8 @@ async fn e4_a_stream_that_the_client_resets_drops_its_request_alone() {
     plane.settle(|| upstream.target.gate.in_flight().requests == 1).await;
     other_app.send(OK).await;
     assert_eq!(Whole::of(other).await.status(), 200);
+    let metrics = plane.metrics();
+    assert!(metrics.contains("lockgate_client_aborts_total 3\n"), "{metrics}");
     drop(client);
     plane.shutdown().await;
     let log = std::fs::read_to_string(path).unwrap();

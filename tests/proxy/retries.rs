@@ -278,7 +278,12 @@ async fn g3_a_request_is_tried_three_times_and_retries_are_a_fifth_of_the_reques
     let dead = [unreachable().await, unreachable().await, unreachable().await];
     let backend = backend(&[&dead[0], &dead[1], &dead[2]]);
     plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));
-    let retries = || plane.plane.telemetry().of(0).retries.get();
+    let retries = || -> u64 {
+        let metrics = plane.metrics();
+        let series = r#"lockgate_retries_total{reason="connect_failed"} "#;
+        let counted = metrics.lines().find_map(|line| line.strip_prefix(series));
+        counted.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+    };
     let mut client = plane.connect().await;
     let mut ask = async || {
         client.send(GET).await;
