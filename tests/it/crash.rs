@@ -76,6 +76,91 @@ pub(crate) async fn check(lockgate: &Lockgate, point: &str) {
         with_instances.all(|deployment| deployment.status == DeploymentStatus::Ready)
     })
     .await;
+    check_holdings(lockgate, point).await;
+}
+
+/// A life of a process begins with the line that says where it listens.
+const BEGINS: &str = "listening on ";
+
+/// What a process holds that serves so many instances: more is a leak. It has as much whatever happened before.
+async fn check_holdings(lockgate: &Lockgate, point: &str) {
+    eventually(&format!("{point}: no child has ended that nobody waited for"), async || {
+        lockgate.zombies() == 0
+    })
+    .await;
+    eventually(
+        &format!("{point}: no more descriptors than its listeners, its store and its instances need"),
+        async || lockgate.held().descriptors <= 100 + 8 * lockgate.instances().await.len(),
+    )
+    .await;
+    eventually(&format!("{point}: no more threads than its pools have"), async || {
+        lockgate.held().threads <= 64
+    })
+    .await;
+    for deployment in lockgate.deployments().await {
+        let path = format!("/v1/deployments/{}/logs?lines=10000", deployment.id);
+        // One that is being removed is listed, and the runtime knows it no more.
+        let mut found = Vec::new();
+        eventually(&format!("{point}: what instances wrote can be read"), async || {
+            let logs = lockgate.client.get::<List<Logs>>(&path).await;
+            let is_read = logs.is_ok();
+            found = logs.map(|logs| logs.items).unwrap_or_default();
+            is_read
+        })
+        .await;
+        for logs in found {
+            let most = signals_in_a_life(logs.lines.iter().map(String::as_str));
+            assert!(most <= 1, "{point}: {} got {most} stop signals: {:?}", logs.instance, logs.lines);
+        }
+    }
+}
+
+/// How many stop signals the life had that had most.
+fn signals_in_a_life<'a>(lines: impl Iterator<Item = &'a str>) -> usize {
+    let (mut most, mut now) = (0, 0);
+    for line in lines {
+        if line.contains(BEGINS) {
+            now = 0;
+        }
+        now += usize::from(line.contains("got SIGTERM"));
+        most = most.max(now);
+    }
+    most
+}
+
+#[test]
+fn a_second_stop_signal_in_one_life_is_seen() {
+    let most = |lines: &[&str]| signals_in_a_life(lines.iter().copied());
+    assert_eq!(most(&["listening on x", "got SIGTERM", "stopped", "listening on x", "got SIGTERM"]), 1);
+    assert_eq!(most(&["listening on x", "got SIGTERM", "got SIGTERM", "listening on x"]), 2);
+}
+
+/// Fifteen deploys, of which each third fails or is taken back by an error at a fail point, leave nothing open.
+#[tokio::test(flavor = "multi_thread")]
+async fn deploys_that_fail_and_deploys_that_do_not_leave_no_descriptor_and_no_thread() {
+    let faults =
+        ["instance.started=error@6", "store.commit_swap.before=error@9", "step.check.acted=error@12"];
+    let lockgate = Lockgate::start(&faults.join(",")).await;
+    let settled = async || {
+        eventually("one instance runs", async || lockgate.running().await == 1).await;
+        check(&lockgate, "deploys").await;
+    };
+    for version in 0..4 {
+        lockgate.deploy(&version.to_string()).await.unwrap();
+    }
+    settled().await;
+    let before = lockgate.held();
+    let mut failed = 0;
+    for version in 4..16 {
+        failed += usize::from(lockgate.deploy(&version.to_string()).await.is_err());
+    }
+    assert!(failed >= 2, "the fail points were not met");
+    settled().await;
+    eventually("as many descriptors and threads as before", async || {
+        let now = lockgate.held();
+        now.descriptors <= before.descriptors + 4 && now.threads <= before.threads + 4
+    })
+    .await;
 }
 
 async fn crash_at(engine: Option<&Engine>, point: &str, action: &str) {
@@ -407,4 +492,21 @@ pub(crate) fn seed_of_run() -> u64 {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or_else(|| lockgate::clock::Timestamp::now().as_microsecond().unsigned_abs())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_cannot_be_written_down_ends_the_operation_with_a_warning() {
+    let lockgate = Lockgate::start("step.drain.acted=error@1").await;
+    lockgate.deploy("one").await.unwrap();
+    let done = lockgate
+        .deploy_with(&json!({ "env": { "VERSION": "two" }, "force": true }), "end")
+        .await
+        .unwrap_or_else(|error| panic!("{error}: the cutover stands"));
+    assert_eq!(done.state, OperationState::SucceededWithWarnings);
+    let receipt = done.receipt.unwrap();
+    assert!(receipt.notes.iter().any(|note| note.contains("the drain was not recorded")), "{receipt:?}");
+    let shown = lockgate.cli(&["show", &done.id.to_string()]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("succeeded-with-warnings") && shown.contains("was not recorded"), "{shown}");
+    assert_eq!(lockgate.version(HOST).await.as_deref(), Ok("two"));
 }

@@ -37,6 +37,13 @@ pub(crate) struct Lockgate {
     port: u16,
 }
 
+/// What a process has open and runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holdings {
+    pub(crate) descriptors: usize,
+    pub(crate) threads: usize,
+}
+
 impl Lockgate {
     pub(crate) async fn start(faults: &str) -> Self {
         let mut lockgate = Self::prepare(|_| {});
@@ -156,6 +163,29 @@ impl Lockgate {
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = self.child.as_ref().unwrap().id().cast_signed();
         rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// What the process holds now.
+    pub(crate) fn held(&self) -> Holdings {
+        let of = |what: &str| {
+            let folder = format!("/proc/{}/{what}", self.child.as_ref().unwrap().id());
+            std::fs::read_dir(folder).unwrap().count()
+        };
+        Holdings { descriptors: of("fd"), threads: of("task") }
+    }
+
+    /// Children that have ended and were not waited for.
+    pub(crate) fn zombies(&self) -> usize {
+        let parent = self.child.as_ref().unwrap().id().to_string();
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let stats = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+        stats
+            .filter_map(|stat| Some(stat.rsplit_once(')')?.1.to_owned()))
+            .filter(|rest| {
+                let mut fields = rest.split_ascii_whitespace();
+                fields.next() == Some("Z") && fields.next() == Some(&parent)
+            })
+            .count()
     }
 
     /// What it has logged so far.
