@@ -99,8 +99,16 @@ async fn check_holdings(lockgate: &Lockgate, point: &str) {
     .await;
     for deployment in lockgate.deployments().await {
         let path = format!("/v1/deployments/{}/logs?lines=10000", deployment.id);
-        let logs: List<Logs> = lockgate.client.get(&path).await.unwrap();
-        for logs in logs.items {
+        // One that is being removed is listed, and the runtime knows it no more.
+        let mut found = Vec::new();
+        eventually(&format!("{point}: what instances wrote can be read"), async || {
+            let logs = lockgate.client.get::<List<Logs>>(&path).await;
+            let is_read = logs.is_ok();
+            found = logs.map(|logs| logs.items).unwrap_or_default();
+            is_read
+        })
+        .await;
+        for logs in found {
             let most = signals_in_a_life(logs.lines.iter().map(String::as_str));
             assert!(most <= 1, "{point}: {} got {most} stop signals: {:?}", logs.instance, logs.lines);
         }

@@ -187,7 +187,7 @@ async fn a_refused_call_leaves_its_key_free_and_a_kept_answer_outlives_a_crash()
     let mut admin = Admin::start().await;
     let unknown = Ask::post("/v1/apps/nobody/resume", &json!({})).header("idempotency-key", "k");
     problem(&admin.socket(&unknown).await, 404, "app_not_found");
-    let pause = Ask::post("/v1/apps/web/pause", &json!({ "limit": "10m" })).header("idempotency-key", "k");
+    let pause = Ask::post("/v1/apps/web/pause", &json!({ "for": "10m" })).header("idempotency-key", "k");
     let first = admin.socket(&pause).await;
     assert_eq!(first.status, 200, "{first:?}");
     let resume = Ask::post("/v1/apps/web/resume", &json!({}));
