@@ -9,7 +9,7 @@ use rusqlite_migration::{M, Migrations};
 pub(super) const APPLICATION_ID: i32 = 0x4c4b_4754;
 
 /// `user_version` of a database that has all of [`MIGRATIONS`].
-pub(super) const VERSION: i64 = 9;
+pub(super) const VERSION: i64 = 10;
 
 /// Only ever appended to: what has been released is never edited.
 static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
