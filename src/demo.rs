@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use http_body_util::BodyExt;
 use serde_json::json;
 
 use crate::api::{Operation, Receipt};
@@ -259,10 +260,16 @@ async fn preview_version(stage: &Stage) -> anyhow::Result<String> {
     let host = format!("{LABEL}.{}", HOSTS[0]);
     let request = http::Request::get("/").header("host", host).header("connection", "close");
     let request = request.body(http_body_util::Empty::<bytes::Bytes>::new())?;
-    let (response, ended) = tokio::join!(sender.send_request(request), connection);
+    let answered = async {
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        // The connection does not end before somebody took it.
+        body.collect().await?;
+        Ok::<_, hyper::Error>(head)
+    };
+    let (head, ended) = tokio::join!(answered, connection);
     ended?;
-    let response = response?;
-    let version = response.headers().get("x-version").and_then(|value| value.to_str().ok());
+    let head = head?;
+    let version = head.headers.get("x-version").and_then(|value| value.to_str().ok());
     Ok(version.unwrap_or_default().to_owned())
 }
 

@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
-use http::{Request, Response, Version};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::net::TcpStream;
@@ -20,6 +21,10 @@ use super::{App, answers};
 /// What such a connection begins with.
 pub(super) const PREFACE_BEGIN: &[u8] = b"PRI * HTTP/2";
 
+/// What a client may send before it was read, so that uploads do not wait for each other on a busy machine.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+
 /// A request's body.
 struct StreamBody {
     stream: RecvStream,
@@ -28,7 +33,9 @@ struct StreamBody {
 
 /// One client connection; when the app stops, it ends after the requests in flight.
 pub(super) async fn serve(app: &Arc<App>, socket: &Arc<OwnedFd>, stream: TcpStream) -> Result<(), h2::Error> {
-    let mut connection = h2::server::handshake(stream).await?;
+    let mut builder = h2::server::Builder::new();
+    builder.initial_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+    let mut connection = builder.handshake::<_, Bytes>(stream).await?;
     let mut requests = JoinSet::new();
     let mut is_stopping = false;
     loop {
@@ -57,13 +64,18 @@ async fn answer(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
+    let is_head = request.method() == Method::HEAD;
     let request = request.map(|stream| StreamBody { stream, has_data: true }.boxed_unsync());
     // Without an answer the stream is reset.
     let Ok(response) = answers::answer(app, socket, request).await else { return };
     let (head, body) = response.into_parts();
     let mut head = Response::from_parts(head, ());
     *head.version_mut() = Version::HTTP_2;
-    let is_empty = http_body::Body::is_end_stream(&body);
+    // As it does over HTTP/1.1, where the library sees to it.
+    if let Some(length) = http_body::Body::size_hint(&body).exact() {
+        head.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+    }
+    let is_empty = is_head || http_body::Body::is_end_stream(&body);
     match respond.send_response(head, is_empty) {
         Ok(stream) if !is_empty => {
             if let Err(error) = send(body, stream).await {
