@@ -274,7 +274,10 @@ mod tests {
         let vault = Vault::open(folder.path()).unwrap();
         let record = Record { name: "_acme-challenge.a.test".to_owned(), value: "v".to_owned() };
         vault.note_record(&record).unwrap();
-        assert_eq!(Vault::open(folder.path()).unwrap().left_records().unwrap(), std::slice::from_ref(&record));
+        assert_eq!(
+            Vault::open(folder.path()).unwrap().left_records().unwrap(),
+            std::slice::from_ref(&record)
+        );
         vault.forget_record(&record).unwrap();
         vault.forget_record(&record).unwrap();
         assert_eq!(vault.left_records().unwrap(), []);

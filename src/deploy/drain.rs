@@ -173,7 +173,8 @@ mod tests {
                 drop(guard);
             }
         );
-        assert_eq!(drained, Drained::default());
+        let before = InFlight { requests: 1, streams: 0 };
+        assert_eq!(drained, Drained { before, ..Drained::default() });
         assert_eq!(clock.now().duration_since(began), Duration::from_secs(3));
     }
 
