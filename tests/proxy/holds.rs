@@ -27,11 +27,11 @@ const WAKING: Refusal = Refusal { code: "waking", detail: "It starts.", retry_af
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(3600);
 
-fn rules() -> HoldRules {
+pub(crate) fn rules() -> HoldRules {
     HoldRules { limit: LONG, cap: 100, timed_out: TIMED_OUT, full: FULL, page: None }
 }
 
-fn held(plane: &Plane, host: &str, rules: HoldRules, bell: Option<&Arc<Notify>>) -> Arc<Hold> {
+pub(crate) fn held(plane: &Plane, host: &str, rules: HoldRules, bell: Option<&Arc<Notify>>) -> Arc<Hold> {
     let hold = Arc::new(Hold::new(rules, bell.cloned()));
     let stats = Arc::new(BackendStats::for_service("sleeper", WORKERS));
     let backend = Arc::new(Backend::new(Box::default(), stats).held(Arc::clone(&hold)));

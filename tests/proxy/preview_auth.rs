@@ -6,7 +6,9 @@ use lockgate::routing::label::{Labelled, Labels};
 use lockgate::routing::path::PathPrefix;
 use lockgate::routing::preview_auth::{LinkKey, PreviewAuth};
 use lockgate::routing::table::PathRoute;
+use lockgate::routing::{Backend, Hold};
 
+use crate::holds::rules;
 use crate::support::{Plane, Upstream, field, pattern, status};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -15,11 +17,14 @@ const LATER: i64 = 4_000_000_000;
 
 /// `app.test` is for everybody, its label `feat` opens as `auth` says.
 fn publish(plane: &Plane, live: &Upstream, preview: &Upstream, auth: PreviewAuth) {
+    publish_backend(plane, live, preview.backend.clone(), auth);
+}
+
+fn publish_backend(plane: &Plane, live: &Upstream, backend: Arc<Backend>, auth: PreviewAuth) {
     let now = lockgate::clock::Clock::now(&lockgate::clock::SystemClock);
     let expires_at = now + std::time::Duration::from_secs(600);
     let mut labels = Labels::default();
-    let (backend, auth) = (preview.backend.clone(), Some(Arc::new(auth)));
-    labels.insert("feat", Labelled { backend, expires_at, auth });
+    labels.insert("feat", Labelled { backend, expires_at, auth: Some(Arc::new(auth)) });
     let route = PathRoute::new(PathPrefix::root(), live.backend.clone()).with_labels(Arc::new(labels));
     plane.routing.publish(|edit| edit.set(&pattern("app.test"), vec![route]));
 }
@@ -56,6 +61,7 @@ async fn without_the_password_nothing_reaches_the_preview_and_with_it_all_but_th
         assert_eq!(status(&answer), 401, "{fields}: {answer}");
         assert_eq!(field(&answer, "lockgate-reason"), Some("preview_password_required"));
         assert!(field(&answer, "www-authenticate").unwrap().starts_with("Basic realm="), "{answer}");
+        assert_eq!(field(&answer, "x-robots-tag"), Some("noindex"));
     }
     assert!(preview.heads().is_empty(), "{:?}", preview.heads());
     let answer = ask(&plane, "GET /x?y", &format!("Authorization: bAsIc {right}\r\nCookie: a=1\r\n")).await;
@@ -141,5 +147,23 @@ async fn a_route_into_previews_is_marked_and_has_a_door_of_its_own() {
     route(None);
     let answer = ask(&plane, "GET /", "").await;
     assert_eq!((status(&answer), field(&answer, "x-robots-tag")), (200, Some("noindex")));
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_wakes_no_preview() {
+    let (plane, live) = (Plane::start(), Upstream::answering(OK).await);
+    let hold = Arc::new(Hold::new(rules(), Some(Arc::default())));
+    let asleep = Backend::new(Box::default(), live.backend.stats.clone()).held(hold.clone());
+    publish_backend(&plane, &live, Arc::new(asleep), PreviewAuth::basic("ann", "s3cret"));
+    assert_eq!(status(&ask(&plane, "GET /", "").await), 401);
+    assert_eq!((hold.take_wanted(), hold.waiting()), (false, 0));
+    let mut guest = plane.connect().await;
+    // ann:s3cret
+    guest
+        .send("GET / HTTP/1.1\r\nHost: feat.app.test\r\nAuthorization: Basic YW5uOnMzY3JldA==\r\n\r\n")
+        .await;
+    plane.settle(|| hold.waiting() == 1).await;
+    assert!(hold.take_wanted());
     plane.shutdown().await;
 }

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::ca::{Ca, Leaf};
+use crate::holds::{held, rules};
 use crate::support::{OK, Plane, Upstream, field, status, within};
 use crate::support_http2::Http2;
 
@@ -380,6 +381,17 @@ async fn i2_who_comes_without_tls_is_sent_to_https_where_a_certificate_covers_th
     assert_eq!(status(&bed.plane.exchange(unknown).await), 404);
     let mut client = bed.connect("a.test").await.unwrap();
     assert_eq!(status(&client.ask("a.test").await), 200);
+    bed.plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn i2_who_is_sent_to_https_wakes_nobody() {
+    let bed = Bed::with(|tls| tls.redirect = Some(443), |_| {}).await;
+    bed.offer(&[&bed.ca.leaf(&["a.test"])]);
+    let hold = held(&bed.plane, "a.test", rules(), Some(&Arc::default()));
+    let answer = bed.plane.exchange("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await;
+    assert_eq!((status(&answer), field(&answer, "lockgate-reason")), (308, Some("https_redirect")));
+    assert_eq!((hold.take_wanted(), hold.waiting()), (false, 0));
     bed.plane.shutdown().await;
 }
 
