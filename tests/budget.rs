@@ -33,11 +33,11 @@ const WRITES: u64 = 2;
 
 /// Bytes that a kept connection holds once it has had no request for a while, and how many are looked at: fewer than one
 /// address may have.
-const AT_REST: u64 = 1536;
+const AT_REST: u64 = 2048;
 const RESTING: usize = 200;
 
 /// Bytes that a response holds whose client does not read it, and how many are looked at.
-const HELD_UP: u64 = 256 * 1024;
+const HELD_UP: u64 = 384 * 1024;
 const UNREAD: usize = 50;
 
 /// What else the data plane allocates meanwhile: once in a tick, and once for many requests.

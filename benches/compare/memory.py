@@ -18,7 +18,7 @@ from errors import Refused
 from scenarios import SCENARIOS
 
 KINDS = {"connections": SCENARIOS["small"], "TLS connections": SCENARIOS["tlsh1"], "WebSockets": SCENARIOS["ws"]}
-SETTLE_SECONDS = 1
+SETTLE_SECONDS = 3
 
 
 def measure(folder, binary, options):
