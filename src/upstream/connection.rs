@@ -28,7 +28,7 @@ use super::{Tick, UpstreamError};
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// What a connection may buffer in each direction, in bytes.
-pub(crate) const BUFFER: usize = 128 * 1024;
+pub(crate) const BUFFER: usize = 256 * 1024;
 
 type Driver = http1::Connection<TokioIo<UpstreamIo>, RequestBody>;
 
