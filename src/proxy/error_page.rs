@@ -15,7 +15,7 @@ use super::grpc;
 /// Tells an own answer from an application's.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("lockgate-reason");
 
-/// Marks an answer as Lockgate's own, for now alone, and says why it was given.
+/// Marks an answer as Lockgate's own, which nobody may keep, and says why it was given.
 pub(crate) fn mark_own(headers: &mut HeaderMap, code: &'static str) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REASON, HeaderValue::from_static(code));
