@@ -116,9 +116,16 @@ impl<'a> Findings<'a> {
             return self.add(path, format!("unknown key `{field}`"), remedy);
         }
         let message = if self.may_hold_secret(path) { without_value(message) } else { message };
+        if let Some((found, _rust_type)) = message.split_once("expected struct ") {
+            let remedy = "write its keys below it, each on a line of its own, as in config/lockgate.yaml";
+            return self.add(path, format!("{found}expected keys and their values"), remedy);
+        }
         let remedy = match quoted.as_slice() {
             [word, known @ ..] if message.starts_with("unknown variant") => nearest(word, known)
                 .map_or_else(|| "write one of these".to_owned(), |near| format!("did you mean `{near}`?")),
+            _ if message.contains("socket address") => {
+                "write ADDRESS:PORT, for example 127.0.0.1:8080 or [::1]:8080".to_owned()
+            }
             _ if is_env(path) => "write text; numbers and words such as true in quotes".to_owned(),
             _ => "see config/lockgate.yaml, or `lockgate config schema`".to_owned(),
         };

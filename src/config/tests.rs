@@ -69,6 +69,7 @@ fn what_is_wrong_is_told_with_its_place_and_a_remedy() {
     let bad = [
         "apps:\n  web:\n    hosts: [a.test]\n    prot: 80\n",
         "listeners:\n  http: { address: nonsense }\n",
+        "listeners:\n  http: 127.0.0.1:8080\n",
         "listeners:\n  https: { adress: 0.0.0.0:443 }\n",
         "listeners:\n  http:\n    redirect: 0\n  https:\n    also: ['127.0.0.1:1']\n",
         "tls:\n  certificates:\n    - cert: /nonexistent/a.pem\n      key: /dev/null\n      hosts: ['*', 'a b']\n  clients:\n    - hosts: []\n      ca: /nonexistent/ca.pem\n",
