@@ -235,8 +235,10 @@ fn to_upstream(
     if head.uri.authority().is_some() {
         head.headers.insert(http::header::HOST, checked.authority.clone());
     }
-    head.headers.insert(headers::X_REQUEST_ID, exchange.id.clone());
-    trace::pass_on(&mut head.headers, checked.seen, &client.worker.ids);
+    if !crate::fault::sabotaged("no_ids") {
+        head.headers.insert(headers::X_REQUEST_ID, exchange.id.clone());
+        trace::pass_on(&mut head.headers, checked.seen, &client.worker.ids);
+    }
     exchange.trace(&head.headers);
     head.uri = validate::origin_form(head.uri, None);
     head.version = Version::HTTP_11;

@@ -374,7 +374,7 @@ fn workers(wanted: usize) -> usize {
 
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LOCKGATE_LOG")
-        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("info"))
+        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("info,rusqlite_migration=warn"))
         // Below that, bollard writes whole requests to the log: the apps' environment with its secrets.
         .add_directive("bollard=info".parse().expect("it is a directive"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -13,8 +13,9 @@ from errors import Refused
 # Each can `ask`, for header fields, and `run`, for figures; both refuse what is not answered as it has to be.
 GENERATORS = {"wrk": wrk, "h2load": h2load, "echo": echo}
 WARM_UP_SECONDS = 1
-# To the response, by every peer that reads it.
+# To the response, by every peer that reads it and is not told to leave it out.
 ADDED = ["x-request-id", "via"]
+ADDS_LESS = ["relay", "no-ids"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def check(peer, scenario):
         headers = ask(peer.port, scenario)
     except Refused as refused:
         raise Refused(f"{peer.name}: {refused}") from refused
-    missing = [name for name in ADDED if peer.name != "relay" and not headers.get(name)]
+    missing = [name for name in ADDED if peer.name not in ADDS_LESS and not headers.get(name)]
     if missing:
         raise Refused(f"{peer.name} does not add {', '.join(missing)}")
 

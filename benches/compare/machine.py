@@ -52,9 +52,10 @@ def check(options):
         raise Refused(f"{options.binary} is not a program")
 
 
-def build():
+def build(features=""):
     """The release build of this tree; cargo knows whether there is anything to do."""
-    command = ["cargo", "build", "--release", "--locked", "--bin", "lockgate", "--message-format=json-render-diagnostics"]
+    command = ["cargo", "build", "--release", "--locked", "--bin", "lockgate", "--features", features,
+               "--message-format=json-render-diagnostics"]
     try:
         built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     except FileNotFoundError:

@@ -131,7 +131,7 @@ def one(name, scenario, folder, binary, upstream_port, around=(), single_process
     """Starts one peer, as an argument of the command `around` if there is one."""
     folder.mkdir(parents=True)
     port = servers.free_port()
-    command = PEERS[name](scenario, folder, port, upstream_port, binary, single_process)
+    command = (PEERS | PARTS)[name](scenario, folder, port, upstream_port, binary, single_process)
     with servers.running(name, [*around, *command], scenario, folder, port, machine.PROXY_CORE) as peer:
         yield peer
 
@@ -205,4 +205,26 @@ def haproxy_command(scenario, folder, **parts):
     return [machine.tool("haproxy"), "-db", "-f", config]
 
 
+def without(sabotage):
+    """Lockgate, with something left out that all builds do."""
+    def peer(*place):
+        return ["env", f"LOCKGATE_SABOTAGE={sabotage}", *lockgate(*place)]
+    return peer
+
+
+def logging(scenario, folder, port, upstream_port, binary, single_process):
+    command = lockgate(scenario, folder, port, upstream_port, binary, single_process)
+    config = folder / "lockgate.yaml"
+    config.write_text(config.read_text().replace("access_log: off", f"access_log: {{ file: {folder}/access.log }}"))
+    return command
+
+
 PEERS = {"lockgate": lockgate, "nginx": nginx_proxy, "haproxy": haproxy, "relay": relay}
+# What parts cost, of a build with the feature `fault`.
+PARTS = {
+    "no-gate": without("no_gate"),
+    "no-metrics": without("no_metrics"),
+    "no-ids": without("no_ids"),
+    "no-forwarded": without("no_forwarded"),
+    "access-log": logging,
+}

@@ -5,11 +5,10 @@
 
 mod combined;
 mod json;
+mod writer;
 
-use std::fs::OpenOptions;
-use std::io::{self, BufWriter, Write};
+use std::cell::RefCell;
 use std::net::IpAddr;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,9 +21,12 @@ use super::client::Client;
 use super::exchange::Exchange;
 use super::plane::StartError;
 use super::settings::{AccessLogFormat, AccessLogSink};
+use super::worker::Worker;
+use writer::Queue;
 
-/// Lines that may wait to be written.
-const QUEUE: usize = 8192;
+/// A worker hands its lines to the writer when they are so many bytes, and at each tick: to wake a thread for each line
+/// costs more than the request does.
+const BATCH: usize = 32 * 1024;
 
 /// Bytes of a field that a client wrote.
 const FIELD_MAX: usize = 1024;
@@ -46,11 +48,20 @@ const SECRETS: [&str; 13] = [
     "token",
 ];
 
-/// The workers' side of the log.
+/// A worker's side of the log.
 #[derive(Clone, Debug)]
 pub(crate) struct AccessLog {
-    lines: SyncSender<Vec<u8>>,
+    queue: Queue,
     format: AccessLogFormat,
+    /// Not handed over yet.
+    batch: RefCell<Batch>,
+}
+
+/// Whole lines.
+#[derive(Clone, Debug, Default)]
+struct Batch {
+    text: Vec<u8>,
+    lines: u64,
 }
 
 /// What only the log wants to know of a request.
@@ -102,51 +113,47 @@ pub(crate) fn open(
     sink: &AccessLogSink,
     format: AccessLogFormat,
 ) -> Result<(Option<AccessLog>, Option<JoinHandle<()>>), StartError> {
-    let out: Box<dyn Write + Send> = match sink {
-        AccessLogSink::Off => return Ok((None, None)),
-        AccessLogSink::Stdout => Box::new(io::stdout()),
-        AccessLogSink::File(path) => {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            Box::new(file.map_err(|source| StartError::AccessLog { path: path.clone(), source })?)
-        }
-    };
-    let (sender, receiver) = sync_channel(QUEUE);
-    let writer = std::thread::Builder::new().name("access-log".to_owned());
-    let writer = writer.spawn(move || write_all(&receiver, BufWriter::with_capacity(64 * 1024, out)));
-    let writer = writer.map_err(|source| StartError::AccessLog { path: "a thread".into(), source })?;
-    Ok((Some(AccessLog { lines: sender, format }), Some(writer)))
-}
-
-/// Writes lines until the last worker is gone; flushes whenever none is waiting.
-fn write_all(lines: &Receiver<Vec<u8>>, mut out: BufWriter<Box<dyn Write + Send>>) {
-    let mut failed = false;
-    while let Ok(first) = lines.recv() {
-        let mut written = out.write_all(&first);
-        while let Ok(line) = lines.try_recv() {
-            written = written.and_then(|()| out.write_all(&line));
-        }
-        written = written.and_then(|()| out.flush());
-        if let Err(error) = written
-            && !std::mem::replace(&mut failed, true)
-        {
-            tracing::warn!(%error, "the access log cannot be written; lines are lost");
-        }
-    }
+    let Some((queue, writer)) = writer::start(sink)? else { return Ok((None, None)) };
+    Ok((Some(AccessLog { queue, format, batch: RefCell::default() }), Some(writer)))
 }
 
 impl AccessLog {
-    /// Logs a request that ended at `now`, or counts that there was no room.
+    /// Logs a request that ended at `now`.
     pub(crate) fn write(&self, exchange: &Exchange, now: Instant) {
         let Some(logged) = &exchange.logged else { return };
         let entry = Entry { exchange, logged, now };
-        let mut line = match self.format {
-            AccessLogFormat::Json => json::line(&entry),
-            AccessLogFormat::Combined => combined::line(&entry),
-        };
-        line.push(b'\n');
-        if self.lines.try_send(line).is_err() {
-            exchange.client.worker.cells().access_log_dropped.add(1);
+        let mut batch = self.batch.borrow_mut();
+        match self.format {
+            AccessLogFormat::Json => json::write(&mut batch.text, &entry),
+            AccessLogFormat::Combined => combined::write(&mut batch.text, &entry),
         }
+        batch.text.push(b'\n');
+        batch.lines += 1;
+        let is_full = batch.text.len() >= BATCH;
+        drop(batch);
+        if is_full {
+            self.hand_over(&exchange.client.worker);
+        }
+    }
+
+    /// Has what `worker` logged written, or counts that there was no room.
+    pub(crate) fn hand_over(&self, worker: &Worker) {
+        let lines = self.batch.borrow().lines;
+        if lines > 0 && !self.push() {
+            worker.cells().access_log_dropped.add(lines);
+        }
+    }
+
+    fn push(&self) -> bool {
+        let Batch { text, .. } = self.batch.take();
+        text.is_empty() || self.queue.push(text)
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        // What ended with the worker. If there is no room for it, nobody is left to be told how much it was.
+        self.push();
     }
 }
 
@@ -263,8 +270,12 @@ fn text_of(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
 
 /// Text that may stand in any log: cut to length, without control characters and marks that turn its direction.
 fn printable(bytes: &[u8]) -> String {
+    let given = String::from_utf8_lossy(&bytes[..bytes.len().min(FIELD_MAX)]);
+    if given.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return given.into_owned();
+    }
     let mut text = String::new();
-    for character in String::from_utf8_lossy(&bytes[..bytes.len().min(FIELD_MAX)]).chars() {
+    for character in given.chars() {
         let turns = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if character.is_control() || turns {
             text.extend(character.escape_unicode());

@@ -112,6 +112,7 @@ impl Exchange {
         let kept = if client.peer.is_trusted() { request.headers().get(X_REQUEST_ID) } else { None };
         let id = match kept.filter(|id| is_request_id(id)) {
             Some(id) => id.clone(),
+            None if crate::fault::sabotaged("no_ids") => HeaderValue::from_static("-"),
             None => worker.ids.make(started),
         };
         client.begin(started, request.method());
@@ -165,6 +166,9 @@ impl Exchange {
 
     /// What the upstream answered has come whole, or it has not.
     fn count(&self) {
+        if crate::fault::sabotaged("no_metrics") {
+            return;
+        }
         let worker = &self.client.worker;
         let number = worker.number;
         // Most responses come whole with their head: then this is the same moment, and asking for the time is not free.

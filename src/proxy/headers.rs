@@ -251,6 +251,9 @@ pub(super) fn remove_all(headers: &mut HeaderMap, which: impl Fn(&str) -> bool) 
 
 /// Who the client is: what an untrusted peer said of it is replaced, what a trusted one said is appended to.
 fn tell_client(headers: &mut HeaderMap, checked: &Checked, peer: &Peer, trusted: &[IpNet]) {
+    if crate::fault::sabotaged("no_forwarded") {
+        return;
+    }
     if peer.is_trusted && checked.seen.has(Seen::FORWARDED) {
         let client = peer.client(headers, trusted);
         let listed: Vec<&[u8]> = tokens(headers, &X_FORWARDED_FOR).collect();

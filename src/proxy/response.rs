@@ -118,7 +118,9 @@ pub(crate) fn to_client(
     if seen.has_ours {
         remove_all(headers, |name| name.starts_with(OURS));
     }
-    headers.insert(X_REQUEST_ID, id.clone());
+    if !crate::fault::sabotaged("no_ids") {
+        headers.insert(X_REQUEST_ID, id.clone());
+    }
     if let Some(via) = via {
         via.append(headers, version);
     }

@@ -32,6 +32,9 @@ impl Worker {
             }
         }
         self.memos.sweep(self.routing.generation());
+        if let Some(log) = &self.access_log {
+            log.hand_over(self);
+        }
         self.obey();
     }
 

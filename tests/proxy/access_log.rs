@@ -235,6 +235,25 @@ async fn e4_j2_a_response_that_is_ended_from_outside_is_not_the_clients_doing() 
     }
 }
 
+/// Lines are handed over many at a time, and few ones do not wait for more.
+#[tokio::test]
+async fn j2_a_line_is_there_soon_while_its_connection_goes_on() {
+    let log = Logging::start(AccessLogFormat::Json);
+    let upstream = Upstream::answering(OK).await;
+    log.plane.route("a.test", &upstream);
+    let mut client = log.plane.connect().await;
+    client.send(GET).await;
+    assert_eq!(status(&client.head().await), 200);
+    let written = || std::fs::read_to_string(log.directory.path().join("access.log")).unwrap();
+    let soon = async {
+        while !written().ends_with("}\n") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), soon).await.expect("the line is not written");
+    drop(client);
+}
+
 /// Whoever reads the log too slowly loses lines of it, and no request waits for them.
 #[tokio::test]
 async fn j2_a_log_that_nobody_reads_holds_nothing_up_and_what_it_loses_is_counted() {

@@ -1,21 +1,20 @@
 //! The `combined` format of Apache and nginx, for tools that read nothing else.
 
 use std::fmt::{self, Write as _};
+use std::io::Write as _;
 
 use super::Entry;
 
 /// Text between quotes, which it cannot end.
 struct Quoted<'a>(&'a str);
 
-/// `entry` without a line end. The host is not in this format, nor is anything of the upstream.
-pub(super) fn line(entry: &Entry<'_>) -> Vec<u8> {
-    let mut line = String::with_capacity(256);
-    // Writing to a string does not fail.
-    let _written = write(&mut line, entry);
-    line.into_bytes()
+/// Adds `entry` to `text`, without a line end. The host is not in this format, nor is anything of the upstream.
+pub(super) fn write(text: &mut Vec<u8>, entry: &Entry<'_>) {
+    // Memory takes it.
+    let _written = write_to(text, entry);
 }
 
-fn write(line: &mut String, entry: &Entry<'_>) -> fmt::Result {
+fn write_to(line: &mut Vec<u8>, entry: &Entry<'_>) -> std::io::Result<()> {
     let Entry { exchange, logged, .. } = entry;
     let time = entry.began().strftime("%d/%b/%Y:%H:%M:%S +0000");
     write!(line, "{} - - [{time}] \"{} {}", logged.client_ip, exchange.method, Quoted(&logged.path))?;
@@ -24,7 +23,7 @@ fn write(line: &mut String, entry: &Entry<'_>) -> fmt::Result {
     }
     write!(line, " HTTP/{}\" {} ", entry.protocol(), exchange.status.as_u16())?;
     match exchange.response_bytes {
-        0 => line.push('-'),
+        0 => line.push(b'-'),
         bytes => write!(line, "{bytes}")?,
     }
     let referer = Quoted(logged.referer.as_deref().unwrap_or("-"));

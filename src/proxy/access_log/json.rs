@@ -62,10 +62,10 @@ struct Line<'a> {
     error: Option<&'a str>,
 }
 
-/// `entry` without a line end.
-pub(super) fn line(entry: &Entry<'_>) -> Vec<u8> {
-    // Text and numbers can always be written.
-    serde_json::to_vec(&Line::of(entry)).unwrap_or_default()
+/// Adds `entry` to `text`, without a line end.
+pub(super) fn write(text: &mut Vec<u8>, entry: &Entry<'_>) {
+    // Text and numbers can always be written, and memory takes them.
+    let _written = serde_json::to_writer(text, &Line::of(entry));
 }
 
 impl<'a> Line<'a> {
