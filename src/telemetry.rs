@@ -50,8 +50,10 @@ pub struct BackendCells {
     late_by_app: Counter,
     failed_by_us: Counter,
     answered_in: latencies::LatencyCells,
-    pub request_bytes: Counter,
-    pub response_bytes: Counter,
+    pub request_body: Histogram,
+    pub response_body: Histogram,
+    /// From a request on its connection to the head of the response.
+    pub upstream_head: Histogram,
     pub streams: Counter,
     /// Targets that were passed over because they failed.
     pub ejections: Counter,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, Request, Version, header};
 use jiff::SignedDuration;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Timestamp;
 
 use super::client::Client;
 use super::exchange::Exchange;
@@ -78,24 +78,13 @@ pub(crate) struct Logged {
     pub(super) trace_id: Option<String>,
     /// How often the request was sent to a target.
     attempts: u32,
-    /// When the last attempt began.
-    attempted: Instant,
     /// How long it waited for a held backend, until now and since the wait that goes on began.
     held: Duration,
     held_since: Option<Instant>,
     /// Of the route table that led to the last target.
     generation: Option<u64>,
-    /// How the connection that the answer came over was got.
-    link: Option<Link>,
     /// Why the request, or the last attempt, failed.
     error: Option<String>,
-}
-
-/// An upstream connection.
-#[derive(Clone, Copy, Debug)]
-enum Link {
-    New { connected_in: Duration },
-    Reused,
 }
 
 /// One request that is over, with all that is told of it.
@@ -158,7 +147,7 @@ impl Drop for AccessLog {
 }
 
 impl Logged {
-    pub(crate) fn of<B>(request: &Request<B>, client: &Client, now: Instant) -> Box<Self> {
+    pub(crate) fn of<B>(request: &Request<B>, client: &Client) -> Box<Self> {
         let headers = request.headers();
         Box::new(Self {
             client_ip: client.address(headers),
@@ -171,12 +160,12 @@ impl Logged {
                 None => referer,
             }),
             version: request.version(),
-            ..Self::unread(client, now)
+            ..Self::unread(client)
         })
     }
 
     /// Of a head that could not be read.
-    pub(crate) fn unread(client: &Client, now: Instant) -> Self {
+    pub(crate) fn unread(client: &Client) -> Self {
         Self {
             client_ip: client.peer.address,
             host: String::new(),
@@ -188,11 +177,9 @@ impl Logged {
             request_on_connection: client.requests.get(),
             trace_id: None,
             attempts: 0,
-            attempted: now,
             held: Duration::ZERO,
             held_since: None,
             generation: None,
-            link: None,
             error: None,
         }
     }
@@ -206,7 +193,6 @@ impl Logged {
     pub(crate) fn unhold(&mut self, now: Instant) {
         self.held = self.held_until(now);
         self.held_since = None;
-        self.attempted = now;
     }
 
     fn held_until(&self, now: Instant) -> Duration {
@@ -214,18 +200,14 @@ impl Logged {
     }
 
     /// The request is sent to a target, which a route of `generation` led to.
-    pub(crate) fn attempt(&mut self, generation: u64, clock: &dyn Clock) {
-        if self.attempts > 0 {
-            self.attempted = clock.now();
-        }
+    pub(crate) fn attempt(&mut self, generation: u64) {
         self.attempts += 1;
         self.generation = Some(generation);
     }
 
-    /// The target answered, over a connection that was opened for it in `connected_in`, or kept.
-    pub(crate) fn reached(&mut self, resent: u32, connected_in: Option<Duration>) {
+    /// The target answered, after it was sent `resent` times more.
+    pub(crate) fn reached(&mut self, resent: u32) {
         self.attempts += resent;
-        self.link = Some(connected_in.map_or(Link::Reused, |connected_in| Link::New { connected_in }));
     }
 
     pub(crate) fn failed(&mut self, error: &(dyn std::error::Error + 'static)) {

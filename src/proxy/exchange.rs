@@ -2,7 +2,7 @@
 //! guard that keeps its target in service.
 
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body::Body as _;
@@ -37,6 +37,10 @@ pub(crate) struct Exchange {
     pub(crate) is_stream: bool,
     /// When it went on that had waited for its backend to serve.
     released: Option<Instant>,
+    /// When it was last sent to a target.
+    pub(super) attempted: Instant,
+    /// How the connection was got that a response came over.
+    pub(super) link: Option<Link>,
     /// What the route puts on the response.
     pub(crate) mark: Mark,
     /// A preview answers it.
@@ -44,6 +48,13 @@ pub(crate) struct Exchange {
     /// What only the access log wants to know; `None` if there is none.
     pub(crate) logged: Option<Box<Logged>>,
     pub(crate) end: End,
+}
+
+/// An upstream connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Link {
+    New { connected_in: Duration },
+    Reused,
 }
 
 /// What the route of a request puts on its response.
@@ -117,7 +128,7 @@ impl Exchange {
         };
         client.begin(started, request.method());
         worker.retries.earn();
-        let logged = worker.access_log.is_some().then(|| Logged::of(request, client, started));
+        let logged = worker.access_log.is_some().then(|| Logged::of(request, client));
         let mut exchange = Self::new(client, started, id, request.method().clone(), logged);
         exchange.version = request.version();
         exchange.has_body = !request.body().is_end_stream();
@@ -128,7 +139,7 @@ impl Exchange {
     pub(crate) fn unread(client: &Rc<Client>) -> Self {
         let worker = &client.worker;
         let started = worker.clock.now();
-        let logged = worker.access_log.is_some().then(|| Box::new(Logged::unread(client, started)));
+        let logged = worker.access_log.is_some().then(|| Box::new(Logged::unread(client)));
         let method = Method::from_bytes(b"-").unwrap_or_default();
         Self::new(client, started, worker.ids.make(started), method, logged)
     }
@@ -157,6 +168,8 @@ impl Exchange {
             responded_in: 0,
             is_stream: false,
             released: None,
+            attempted: started,
+            link: None,
             mark: Mark::None,
             is_preview: false,
             logged,
@@ -181,8 +194,11 @@ impl Exchange {
             None => worker.telemetry.unmatched.of(number),
         };
         cells.respond(&self.method, self.status, self.version);
-        cells.request_bytes.add(self.request_bytes());
-        cells.response_bytes.add(self.response_bytes);
+        cells.request_body.observe_bytes(self.request_bytes());
+        cells.response_body.observe_bytes(self.response_bytes);
+        if let Some(head) = self.upstream_took() {
+            cells.upstream_head.observe(head);
+        }
         if self.is_stream {
             self.judge(cells, None);
             cells.streams.add(1);
@@ -218,6 +234,15 @@ impl Exchange {
                 Abort::Idle | Abort::ClientGone => None,
             },
         }
+    }
+
+    /// From the request on its connection to the head of the response, if its target gave one.
+    pub(super) fn upstream_took(&self) -> Option<Duration> {
+        let since = self.responded?.saturating_duration_since(self.attempted);
+        Some(match self.link? {
+            Link::New { connected_in } => since.saturating_sub(connected_in),
+            Link::Reused => since,
+        })
     }
 
     /// Counts it for or against the version that served it.
@@ -288,6 +313,7 @@ impl Exchange {
             logged.unhold(now);
         }
         self.released = Some(now);
+        self.attempted = now;
         self.client.activity.enter(Phase::Request);
     }
 
@@ -299,8 +325,11 @@ impl Exchange {
         guard: Option<RequestGuard>,
         generation: u64,
     ) {
+        if self.target.is_some() {
+            self.attempted = self.client.worker.clock.now();
+        }
         if let Some(logged) = &mut self.logged {
-            logged.attempt(generation, &*self.client.worker.clock);
+            logged.attempt(generation);
         }
         self.backend = Some(Rc::clone(backend));
         self.target = Some(Rc::clone(target));
@@ -317,8 +346,10 @@ impl Exchange {
 
     /// Its target answered.
     pub(crate) fn reached(&mut self, answer: &Answer) {
+        self.link =
+            Some(answer.connected_in().map_or(Link::Reused, |connected_in| Link::New { connected_in }));
         if let Some(logged) = &mut self.logged {
-            logged.reached(answer.resent, answer.connected_in());
+            logged.reached(answer.resent);
         }
     }
 

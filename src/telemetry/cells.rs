@@ -5,14 +5,30 @@ use std::time::Duration;
 
 use http::{Method, StatusCode, Version};
 
-/// Upper bounds in seconds.
-pub(super) const BUCKETS: [f64; 14] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, f64::INFINITY];
+/// The upper bounds of all buckets but the last, which has none.
+type Bounds = [u64; 13];
 
-/// The same in microseconds.
-const BOUNDS: [u64; 13] = [
+/// Of durations, in microseconds.
+const MICROS: Bounds = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
     10_000_000,
+];
+
+/// Of bodies, in bytes: none, and from 256 to a GiB in steps of four.
+const BYTES: Bounds = [
+    0,
+    1 << 8,
+    1 << 10,
+    1 << 12,
+    1 << 14,
+    1 << 16,
+    1 << 18,
+    1 << 20,
+    1 << 22,
+    1 << 24,
+    1 << 26,
+    1 << 28,
+    1 << 30,
 ];
 
 const METHODS: [&str; 8] = ["_OTHER", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -21,11 +37,18 @@ const METHODS: [&str; 8] = ["_OTHER", "GET", "HEAD", "POST", "PUT", "PATCH", "DE
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
-/// Durations with one writer.
+/// Durations or sizes with one writer.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [Counter; 14],
-    micros: Counter,
+    sum: Counter,
+}
+
+/// What a histogram is of.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Measure {
+    Seconds,
+    Bytes,
 }
 
 /// Counts by key, for keys of a closed list of which few occur. What no longer fits is counted under the last.
@@ -48,18 +71,51 @@ impl Counter {
 impl Histogram {
     /// Counts a duration.
     pub fn observe(&self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
-        self.buckets[bucket].add(1);
-        self.micros.add(micros);
+        self.add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX), &MICROS);
     }
 
-    /// Adds this one's counts to `buckets`, and its sum in seconds to `sum`.
-    pub(super) fn add_to(&self, buckets: &mut [(f64, u64); 14], sum: &mut f64) {
+    /// Counts a size.
+    pub fn observe_bytes(&self, bytes: u64) {
+        self.add(bytes, &BYTES);
+    }
+
+    fn add(&self, value: u64, bounds: &Bounds) {
+        let bucket = bounds.iter().position(|bound| value <= *bound).unwrap_or(bounds.len());
+        self.buckets[bucket].add(1);
+        self.sum.add(value);
+    }
+
+    /// All that was counted together, in microseconds or bytes.
+    pub(super) fn sum(&self) -> u64 {
+        self.sum.get()
+    }
+
+    /// Adds this one's counts to those of `buckets`.
+    pub(super) fn add_to(&self, buckets: &mut [(f64, u64); 14]) {
         for (sum, own) in buckets.iter_mut().zip(&self.buckets) {
             sum.1 += own.get();
         }
-        *sum += Duration::from_micros(self.micros.get()).as_secs_f64();
+    }
+}
+
+impl Measure {
+    /// Buckets by their upper bounds, in this unit, with nothing in them.
+    pub(super) fn buckets(self) -> [(f64, u64); 14] {
+        let bounds = match self {
+            Self::Seconds => &MICROS,
+            Self::Bytes => &BYTES,
+        };
+        std::array::from_fn(|at| (bounds.get(at).map_or(f64::INFINITY, |bound| self.of(*bound)), 0))
+    }
+
+    /// A sum or a bound as it is told.
+    pub(super) fn of(self, value: u64) -> f64 {
+        match self {
+            Self::Seconds => Duration::from_micros(value).as_secs_f64(),
+            // More than 2^53 bytes are told roughly.
+            #[expect(clippy::cast_precision_loss, reason = "OpenMetrics has no other numbers")]
+            Self::Bytes => value as f64,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::cells::{BUCKETS, code_of, response_of};
+use super::cells::{Measure, code_of, response_of};
 use super::{
     BackendCells, BackendStats, Counter, CounterTable, Histogram, TargetEntry, Telemetry, WorkerCells,
 };
@@ -97,11 +97,27 @@ fn encode_backends(backends: &[Series<'_>], encoder: &mut DescriptorEncoder<'_>)
         }
     }
     let help = "From the first byte of a request to the last of its response; streams are left out";
-    histogram(encoder, backends, "http_request_duration", help, |cells| &cells.duration)?;
+    histogram(encoder, backends, ("http_request_duration", help), Measure::Seconds, |cells| &cells.duration)?;
     let help = "From the first byte of a request to the head of its response";
-    histogram(encoder, backends, "http_response_first_byte", help, |cells| &cells.first_byte)?;
+    histogram(encoder, backends, ("http_response_first_byte", help), Measure::Seconds, |cells| {
+        &cells.first_byte
+    })?;
+    let help = "From a request on its upstream connection to the head of the response";
+    histogram(encoder, backends, ("upstream_response_head", help), Measure::Seconds, |cells| {
+        &cells.upstream_head
+    })?;
+    let help = "Request bodies, those of none included";
+    histogram(encoder, backends, ("http_request_body_size", help), Measure::Bytes, |cells| {
+        &cells.request_body
+    })?;
+    let help = "Response bodies, those of none included";
+    histogram(encoder, backends, ("http_response_body_size", help), Measure::Bytes, |cells| {
+        &cells.response_body
+    })?;
     let help = "To connect to a target";
-    histogram(encoder, backends, "upstream_connect_duration", help, |cells| &cells.connects.took)?;
+    histogram(encoder, backends, ("upstream_connect_duration", help), Measure::Seconds, |cells| {
+        &cells.connects.took
+    })?;
     for (name, help, of) in BACKEND_COUNTERS {
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for stats in backends {
@@ -153,9 +169,7 @@ const HOLDS: [(&str, Of); 3] = [
     ("refused", |cells| &cells.holds.refused),
 ];
 
-const BACKEND_COUNTERS: [(&str, &str, Of); 4] = [
-    ("http_request_body_bytes", "Bytes of request bodies", |cells| &cells.request_bytes),
-    ("http_response_body_bytes", "Bytes of response bodies", |cells| &cells.response_bytes),
+const BACKEND_COUNTERS: [(&str, &str, Of); 2] = [
     ("streams", "Upgraded connections and event streams begun", |cells| &cells.streams),
     ("upstream_ejections", "Targets passed over for a while because they failed in a row", |cells| {
         &cells.ejections
@@ -291,16 +305,23 @@ fn encode_by_code<const N: usize>(
 fn histogram(
     encoder: &mut DescriptorEncoder<'_>,
     backends: &[Series<'_>],
-    metric: &str,
-    help: &str,
+    (name, help): (&str, &str),
+    measure: Measure,
     of: fn(&BackendCells) -> &Histogram,
 ) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(metric, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    let unit = match measure {
+        Measure::Seconds => Unit::Seconds,
+        Measure::Bytes => Unit::Bytes,
+    };
+    let mut metric = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
     for stats in backends {
-        let (mut buckets, mut total) = (BUCKETS.map(|bound| (bound, 0)), 0.0);
-        for cells in stats.iter().flat_map(|stats| &stats.workers) {
-            of(cells).add_to(&mut buckets, &mut total);
+        let mut buckets = measure.buckets();
+        let mut sum = 0;
+        for cells in stats.iter().flat_map(|stats| &stats.workers).map(|cells| of(cells)) {
+            cells.add_to(&mut buckets);
+            sum += cells.sum();
         }
+        let total = measure.of(sum);
         let count = buckets.iter().map(|(_, count)| count).sum();
         let labels = labelled(named(stats), &[]);
         metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(total, count, &buckets, None)?;

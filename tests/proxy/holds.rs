@@ -88,6 +88,30 @@ async fn held_requests_are_released_on_every_worker_and_served_by_the_new_table(
     plane.shutdown().await;
 }
 
+/// What a request waited for is not the application's time.
+#[tokio::test]
+async fn j1_a_wait_is_no_part_of_what_the_upstream_took() {
+    const WAIT: Duration = Duration::from_millis(300);
+    let plane = Plane::start();
+    let hold = held(&plane, "a.test", rules(), None);
+    let mut client = waiting(&plane, &hold, GET).await;
+    tokio::time::sleep(WAIT).await;
+    let upstream = Upstream::answering(OK).await;
+    plane.route("a.test", &upstream);
+    hold.release();
+    assert_eq!(status(&client.head().await), 200);
+    drop(client);
+    let metrics = plane.metrics();
+    let sum = |name: &str| -> f64 {
+        let series = format!("lockgate_{name}_seconds_sum{{app=\"test\",");
+        let line = metrics.lines().find(|line| line.starts_with(&series)).expect(&series);
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let waited = sum("http_response_first_byte") - sum("upstream_response_head");
+    assert!(waited >= WAIT.as_secs_f64(), "{waited} s\n{metrics}");
+    plane.shutdown().await;
+}
+
 #[tokio::test]
 async fn beyond_the_cap_a_request_is_refused_at_once_and_who_leaves_makes_room() {
     let plane = Plane::with(|settings| settings.limits.half_closed = Duration::from_millis(30));

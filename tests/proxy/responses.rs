@@ -270,7 +270,13 @@ async fn j1_requests_are_counted_by_what_the_client_got() {
     for line in [
         "lockgate_http_requests_total{app=\"test\",environment=\"\",deployment=\"\",method=\"POST\",code=\"200\",protocol=\"1.1\"} 1",
         "lockgate_http_requests_total{app=\"_unmatched\",environment=\"\",deployment=\"\",method=\"GET\",code=\"404\",protocol=\"1.1\"} 1",
-        "lockgate_http_request_body_bytes_total{app=\"test\",environment=\"\",deployment=\"\"} 3",
+        "lockgate_http_request_body_size_bytes_sum{app=\"test\",environment=\"\",deployment=\"\"} 3.0",
+        "lockgate_http_request_body_size_bytes_bucket{le=\"0.0\",app=\"test\",environment=\"\",deployment=\"\"} 0",
+        "lockgate_http_request_body_size_bytes_bucket{le=\"256.0\",app=\"test\",environment=\"\",deployment=\"\"} 1",
+        "lockgate_http_response_body_size_bytes_sum{app=\"test\",environment=\"\",deployment=\"\"} 0.0",
+        "lockgate_http_response_body_size_bytes_bucket{le=\"0.0\",app=\"test\",environment=\"\",deployment=\"\"} 1",
+        "lockgate_upstream_response_head_seconds_count{app=\"test\",environment=\"\",deployment=\"\"} 1",
+        "lockgate_upstream_response_head_seconds_count{app=\"_unmatched\",environment=\"\",deployment=\"\"} 0",
         "lockgate_errors_total{reason=\"no_route\"} 1",
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Entry, Link};
-use crate::proxy::exchange::End;
+use super::Entry;
+use crate::proxy::exchange::{End, Link};
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -74,11 +74,10 @@ impl<'a> Line<'a> {
         let stats = exchange.backend.as_ref().map(|local| &*local.backend.stats);
         let labels = stats.and_then(|stats| stats.labels.as_ref());
         let since = |began| exchange.responded.map(|at| at.saturating_duration_since(began));
-        let connect = match logged.link {
+        let connect = match exchange.link {
             Some(Link::New { connected_in }) => Some(connected_in),
             Some(Link::Reused) | None => None,
         };
-        let answered = logged.link.and_then(|_| since(logged.attempted));
         Self {
             time: format!("{:.6}", entry.began()),
             duration_ms: milliseconds(entry.took()),
@@ -106,13 +105,12 @@ impl<'a> Line<'a> {
             held_ms: Some(logged.held_until(entry.now)).filter(|held| !held.is_zero()).map(milliseconds),
             attempts: logged.attempts,
             route_generation: logged.generation,
-            upstream_connection: logged.link.map(|link| match link {
+            upstream_connection: exchange.link.map(|link| match link {
                 Link::New { .. } => "new",
                 Link::Reused => "reused",
             }),
             upstream_connect_ms: connect.map(milliseconds),
-            upstream_header_ms: answered
-                .map(|answered| milliseconds(answered.saturating_sub(connect.unwrap_or_default()))),
+            upstream_header_ms: exchange.upstream_took().map(milliseconds),
             connection_requests: logged.request_on_connection,
             is_stream: exchange.is_stream,
             end: exchange.reason().unwrap_or(match exchange.end {
