@@ -7,9 +7,7 @@ use lockgate::routing::backend::Order;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{OK, Plane, Upstream, backend, field, pattern, status, unreachable};
-
-const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+use crate::support::{GET, OK, Plane, Upstream, backend, field, pattern, status, unreachable};
 
 /// A data plane that logs into a directory.
 struct Logging {
@@ -180,12 +178,7 @@ async fn j2_a_request_that_a_kept_connection_lost_counts_as_another_attempt() {
     let log = Logging::start(AccessLogFormat::Json);
     let upstream = Upstream::start().await;
     log.plane.route("a.test", &upstream);
-    let mut client = log.plane.connect().await;
-    client.send(GET).await;
-    let mut app = upstream.accept().await;
-    app.head().await;
-    app.send(OK).await;
-    client.head().await;
+    let (mut client, mut app) = log.plane.kept(&upstream).await;
     client.send(GET).await;
     app.head().await;
     drop(app);

@@ -8,9 +8,8 @@ use lockgate::gate::{Awaited, InFlight};
 use lockgate::routing::backend::Order;
 use tokio::task::JoinSet;
 
-use crate::support::{OK, Plane, Upstream, status, within};
+use crate::support::{GET, OK, Plane, Upstream, all_of, status, within};
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCHED: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -65,24 +64,14 @@ async fn p1_p2_swaps_under_load_lose_nothing_and_answer_from_the_new_version_at_
     let mut probe = plane.connect().await;
     for swap in 0..200 {
         let (old, new) = (&versions[swap % 2], &versions[(swap + 1) % 2]);
-        new.target.gate.reopen();
-        new.target.connections.reopen();
-        new.target.set_order(Order::Serve);
-        plane.route("a.test", new);
-        old.target.gate.close();
-        probe.send(GET).await;
-        assert_eq!(status(&probe.head().await), [201, 200][swap % 2], "swap {swap}");
-        within(old.target.gate.drained(Awaited::Everything)).await;
-        old.target.set_order(Order::CloseIdle);
-        plane.routing.signal_workers();
-        old.target.connections.close();
-        within(old.target.connections.drained(Awaited::Everything)).await;
+        let probe = async {
+            probe.send(GET).await;
+            assert_eq!(status(&probe.head().await), [201, 200][swap % 2], "swap {swap}");
+        };
+        plane.swap("a.test", old, new, probe).await;
     }
     done.store(true, Ordering::Relaxed);
-    let mut served = 0;
-    while let Some(count) = load.join_next().await {
-        served += count.unwrap();
-    }
+    let served = all_of(load).await;
     assert!(served > 200, "only {served} requests");
     drop(probe);
     Arc::into_inner(plane).unwrap().shutdown().await;

@@ -7,9 +7,8 @@ use futures_util::FutureExt;
 use lockgate::routing::{Backend, Target};
 use lockgate::telemetry::{BackendStats, DeploymentLabels};
 
-use crate::support::{OK, Plane, Upstream, Wire, backend, field, pattern, status, unreachable};
+use crate::support::{GET, OK, Plane, Upstream, Wire, backend, field, pattern, status, unreachable};
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 const BROKEN: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
 
 /// A stopped clock, and a connection to a route that leads to `targets`.

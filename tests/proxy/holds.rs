@@ -12,9 +12,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::support::{OK, Plane, Upstream, WORKERS, Wire, field, pattern, status, within};
+use crate::support::{GET, OK, Plane, Upstream, WORKERS, Wire, field, pattern, status, within};
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabc";
 const PAGE: &str = "GET / HTTP/1.1\r\nHost: a.test\r\nAccept: text/html\r\n";
 

@@ -14,7 +14,7 @@ use lockgate::telemetry::BackendStats;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::support::{OK, Plane, Upstream, WORKERS, Wire, pattern, within};
+use crate::support::{OK, Plane, Upstream, WORKERS, Wire, all_of, pattern, within};
 use crate::support_http2::{END_STREAM, GOAWAY, Http2, Whole, data, get, post, request};
 
 const CREATED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
@@ -70,23 +70,13 @@ async fn p1_p2_swaps_under_streams_lose_nothing_and_answer_from_the_new_version_
     let mut probe = Http2::connect(&plane).await;
     for swap in 0..100 {
         let (old, new) = (&versions[swap % 2], &versions[(swap + 1) % 2]);
-        new.target.gate.reopen();
-        new.target.connections.reopen();
-        new.target.set_order(Order::Serve);
-        plane.route("a.test", new);
-        old.target.gate.close();
-        assert_eq!(probe.get("http://a.test/").await.status(), [201, 200][swap % 2], "swap {swap}");
-        within(old.target.gate.drained(Awaited::Everything)).await;
-        old.target.set_order(Order::CloseIdle);
-        plane.routing.signal_workers();
-        old.target.connections.close();
-        within(old.target.connections.drained(Awaited::Everything)).await;
+        let probe = async {
+            assert_eq!(probe.get("http://a.test/").await.status(), [201, 200][swap % 2], "swap {swap}");
+        };
+        plane.swap("a.test", old, new, probe).await;
     }
     done.store(true, Ordering::Relaxed);
-    let mut served = 0;
-    while let Some(count) = load.join_next().await {
-        served += count.unwrap();
-    }
+    let served = all_of(load).await;
     assert!(served > 100, "only {served} requests");
     drop((probe, connections));
     Arc::into_inner(plane).unwrap().shutdown().await;

@@ -11,7 +11,7 @@ use lockgate::gate::{Awaited, InFlight};
 use lockgate::routing::backend::Order;
 use tokio::task::JoinSet;
 
-use crate::support::{Plane, Upstream, field, status, within};
+use crate::support::{Plane, Upstream, all_of, field, status, within};
 use crate::support_h2c::{App, trailers};
 use crate::support_http2::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, RST_STREAM, Whole, all, data, frame, get,
@@ -603,23 +603,13 @@ async fn p1_p2_swaps_of_apps_that_speak_http2_lose_nothing() {
     let mut probe = Http2::connect(&plane).await;
     for swap in 0..100 {
         let (old, new) = (&versions[swap % 2], &versions[(swap + 1) % 2]);
-        new.target.gate.reopen();
-        new.target.connections.reopen();
-        new.target.set_order(Order::Serve);
-        plane.route("a.test", new);
-        old.target.gate.close();
-        assert_eq!(probe.get("http://a.test/").await.status(), [201, 200][swap % 2], "swap {swap}");
-        within(old.target.gate.drained(Awaited::Everything)).await;
-        old.target.set_order(Order::CloseIdle);
-        plane.routing.signal_workers();
-        old.target.connections.close();
-        within(old.target.connections.drained(Awaited::Everything)).await;
+        let probe = async {
+            assert_eq!(probe.get("http://a.test/").await.status(), [201, 200][swap % 2], "swap {swap}");
+        };
+        plane.swap("a.test", old, new, probe).await;
     }
     done.store(true, Ordering::Relaxed);
-    let mut served = 0;
-    while let Some(count) = load.join_next().await {
-        served += count.unwrap();
-    }
+    let served = all_of(load).await;
     assert!(served > 100, "only {served} requests");
     drop((probe, connections));
     Arc::into_inner(plane).unwrap().shutdown().await;

@@ -1,8 +1,6 @@
 //! Connections to targets: which are used again, and what is sent twice.
 
-use crate::support::{OK, Plane, Upstream, backend, field, pattern, status, unreachable, within};
-
-const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+use crate::support::{GET, OK, Plane, Upstream, backend, field, pattern, status, unreachable, within};
 
 fn post(path: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabc")
@@ -127,12 +125,7 @@ async fn l_a_connection_is_not_kept_longer_than_the_upstream_keeps_it() {
 async fn g2_a_get_is_sent_again_when_a_kept_connection_turns_out_to_be_closed() {
     let (plane, upstream) = (Plane::start(), Upstream::start().await);
     plane.route("a.test", &upstream);
-    let mut client = plane.connect().await;
-    client.send(GET).await;
-    let mut app = upstream.accept().await;
-    app.head().await;
-    app.send(OK).await;
-    client.head().await;
+    let (mut client, mut app) = plane.kept(&upstream).await;
     client.send("GET /again HTTP/1.1\r\nHost: a.test\r\nX: y\r\n\r\n").await;
     let lost = app.head().await;
     drop(app);
@@ -256,12 +249,7 @@ async fn balance_an_unhealthy_target_is_passed_over_and_the_less_busy_one_chosen
 async fn g1_a_kept_connection_that_the_upstream_closed_is_not_used_for_a_post() {
     let (plane, upstream) = (Plane::start(), Upstream::start().await);
     plane.route("a.test", &upstream);
-    let mut client = plane.connect().await;
-    client.send(GET).await;
-    let mut app = upstream.accept().await;
-    app.head().await;
-    app.send(OK).await;
-    client.head().await;
+    let (mut client, app) = plane.kept(&upstream).await;
     drop(app);
     plane.settle(|| upstream.target.connections.in_flight().requests == 0).await;
     client.send(post("/once")).await;

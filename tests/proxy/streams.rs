@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use lockgate::gate::InFlight;
 
-use crate::support::{OK, Plane, Upstream, Wire, field, status};
+use crate::support::{GET, OK, Plane, Upstream, Wire, field, status};
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n";

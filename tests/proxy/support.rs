@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lockgate::clock::{Clock, SystemClock, Timestamp};
+use lockgate::gate::Awaited;
 use lockgate::ids::InstanceId;
 use lockgate::proxy::{self, DataPlane, Limits, ProxySettings, StartError};
+use lockgate::routing::backend::Order;
 use lockgate::routing::{Backend, HostPattern, Routing, Target};
 use lockgate::settings::Protocol;
 use lockgate::telemetry::BackendStats;
@@ -18,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// An answer without a body.
+pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 /// Nothing in these tests takes that long unless it hangs.
@@ -94,6 +97,39 @@ impl Plane {
     /// Leads `host` to `upstream`.
     pub(crate) fn route(&self, host: &str, upstream: &Upstream) -> u64 {
         self.routing.publish(|edit| edit.route(&pattern(host), "/", &upstream.backend))
+    }
+
+    /// One swap in the order that the engine keeps. `probe` asks once it is done; the old version is then drained, and has
+    /// no connection left.
+    pub(crate) async fn swap(
+        &self,
+        host: &str,
+        old: &Upstream,
+        new: &Upstream,
+        probe: impl Future<Output = ()>,
+    ) {
+        new.target.gate.reopen();
+        new.target.connections.reopen();
+        new.target.set_order(Order::Serve);
+        self.route(host, new);
+        old.target.gate.close();
+        probe.await;
+        within(old.target.gate.drained(Awaited::Everything)).await;
+        old.target.set_order(Order::CloseIdle);
+        self.routing.signal_workers();
+        old.target.connections.close();
+        within(old.target.connections.drained(Awaited::Everything)).await;
+    }
+
+    /// A client's connection and the one to the upstream behind it, both kept after one request to `a.test`.
+    pub(crate) async fn kept(&self, upstream: &Upstream) -> (Wire, Wire) {
+        let mut client = self.connect().await;
+        client.send(GET).await;
+        let mut app = upstream.accept().await;
+        app.head().await;
+        app.send(OK).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+        (client, app)
     }
 
     pub(crate) async fn connect(&self) -> Wire {
@@ -374,4 +410,13 @@ pub(crate) fn status(head: &str) -> u16 {
 /// Fails the test instead of waiting for ever.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("waited in vain")
+}
+
+/// How many requests were served in all.
+pub(crate) async fn all_of(mut load: JoinSet<u64>) -> u64 {
+    let mut served = 0;
+    while let Some(count) = load.join_next().await {
+        served += count.unwrap();
+    }
+    served
 }

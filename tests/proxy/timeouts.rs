@@ -5,9 +5,7 @@ use std::time::Duration;
 use lockgate::proxy::{Limits, ProxySettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{OK, Plane, Upstream, field, status};
-
-const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+use crate::support::{GET, OK, Plane, Upstream, field, status};
 
 fn limit(change: impl FnOnce(&mut Limits)) -> impl FnOnce(&mut ProxySettings) {
     |settings| change(&mut settings.limits)

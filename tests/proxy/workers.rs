@@ -3,9 +3,8 @@
 use lockgate::gate::{Awaited, InFlight};
 use lockgate::routing::backend::Order;
 
-use crate::support::{OK, Plane, Upstream, WORKERS, Wire, backend, field, pattern, status, within};
+use crate::support::{GET, OK, Plane, Upstream, WORKERS, Wire, backend, field, pattern, status, within};
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 const CREATED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
 
 /// So many that every worker has some; the kernel spreads them by their ports.
