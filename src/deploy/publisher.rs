@@ -10,32 +10,26 @@
 //! Whoever changes route rows holds the [`Turn`] from its read of the store to its publish: otherwise rows that were
 //! read before a swap could be published after it, and lead to gates that are closed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod labels;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
-use tracing::warn;
 
 use super::handover::Handover;
-use super::preview;
 use crate::clock::Timestamp;
 use crate::gate::InFlight;
 use crate::ids::{AppName, DeploymentId, EnvironmentName, InstanceId};
-use crate::routing::label::{Labelled, Labels};
 use crate::routing::path::PathPrefix;
-use crate::routing::preview_auth::PreviewAuth;
-use crate::routing::skew::Skew;
-use crate::routing::split::Split;
-use crate::routing::table::PathRoute;
 use crate::routing::{Backend, Hold, HostPattern, Routing, Target};
 use crate::settings::{Delay, PreviewAuthSettings, Protocol};
 use crate::store::{self, Access, Deployment, HostRow, RouteRow, Sticky};
-use crate::telemetry::{BackendStats, DeploymentLabels, Tally};
-
-/// Labels of one app whose deployments are gone, and that are still told apart from those that never were.
-const ENDED_LABELS_MAX: usize = 100;
+use crate::telemetry::{BackendStats, Tally};
+use state::{State, Unit, auth_of, keyed, labels_of};
 
 /// Holds what is published and publishes its changes.
 #[derive(Debug)]
@@ -87,36 +81,6 @@ pub(super) struct Owner {
     pub(super) protocol: Protocol,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// By host pattern and path prefix.
-    rows: BTreeMap<(HostPattern, PathPrefix), RouteRow>,
-    services: BTreeMap<(HostPattern, PathPrefix), ServiceRoute>,
-    units: HashMap<DeploymentId, Unit>,
-    labels: HashMap<AppName, BTreeMap<Box<str>, Label>>,
-    /// Of the apps that are not open.
-    accesses: HashMap<AppName, (Access, Arc<Hold>)>,
-    handovers: HashMap<(AppName, EnvironmentName), Handover>,
-    /// Of which environments a share of the visitors gets another version than the live one.
-    splits: HashMap<(AppName, EnvironmentName), store::Split>,
-    /// Of the data plane, for the counters of backends.
-    workers: usize,
-    /// What links to previews are signed under.
-    link_key: [u8; 32],
-}
-
-/// A deployment with targets, or one that is held; both of its backends are held by the same.
-#[derive(Debug)]
-struct Unit {
-    owner: Owner,
-    live: Arc<Backend>,
-    own: Arc<Backend>,
-    /// What a request must have to come here by the names of an environment for previews.
-    auth: Option<Arc<PreviewAuth>>,
-    /// Requests of its pages may come here once another version is live.
-    keeps_pages: bool,
-}
-
 /// How much a deployment is asked for, on all of its routes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Activity {
@@ -125,31 +89,6 @@ pub(super) struct Activity {
     pub(super) ended: u64,
     /// Something is in flight, or somebody decides about its routes or keeps its requests back.
     pub(super) is_busy: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Label {
-    deployment: DeploymentId,
-    expires_at: Instant,
-    /// Nobody has to end its deployment any more; the label is kept to tell it from one that never was.
-    is_ended: bool,
-    auth: Option<Arc<PreviewAuth>>,
-}
-
-impl Owner {
-    fn is_beside(&self, other: &Self) -> bool {
-        (&self.app, &self.environment) == (&other.app, &other.environment)
-    }
-}
-
-impl Unit {
-    fn hold(&self) -> Option<&Arc<Hold>> {
-        self.live.hold.as_ref()
-    }
-
-    fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
-        self.live.targets.iter().chain(self.own.targets.iter())
-    }
 }
 
 impl Publisher {
@@ -380,72 +319,6 @@ impl Publisher {
         }
     }
 
-    /// Leads an ephemeral label of the app to a deployment until it expires.
-    pub(super) fn set_label(
-        &self,
-        app: &AppName,
-        label: &str,
-        deployment: DeploymentId,
-        expires_at: Instant,
-        auth: Option<Arc<PreviewAuth>>,
-    ) {
-        let mut state = self.lock();
-        let led = Label { deployment, expires_at, is_ended: false, auth };
-        state.labels.entry(app.clone()).or_default().insert(label.into(), led);
-        let hosts = state.hosts_of_app(app);
-        self.publish(&state, &hosts);
-    }
-
-    /// Moves the expiry of a label, if it still leads to that deployment.
-    pub(super) fn extend_label(
-        &self,
-        app: &AppName,
-        label: &str,
-        deployment: DeploymentId,
-        expires_at: Instant,
-    ) {
-        let mut state = self.lock();
-        let known = state.labels.get_mut(app).and_then(|labels| labels.get_mut(label));
-        let Some(known) = known.filter(|known| known.deployment == deployment) else { return };
-        known.expires_at = expires_at;
-        let hosts = state.hosts_of_app(app);
-        self.publish(&state, &hosts);
-    }
-
-    /// From now on the label is expired, if it still leads to that deployment. Of those the last are remembered.
-    pub(super) fn end_label(&self, app: &AppName, label: &str, deployment: DeploymentId, now: Instant) {
-        let mut state = self.lock();
-        let known = state.labels.get_mut(app).and_then(|labels| labels.get_mut(label));
-        let Some(known) = known.filter(|known| known.deployment == deployment) else { return };
-        known.is_ended = true;
-        known.expires_at = known.expires_at.min(now);
-        state.trim_labels(app);
-        let hosts = state.hosts_of_app(app);
-        self.publish(&state, &hosts);
-    }
-
-    /// Deployments whose labels are expired, and that nobody has ended yet.
-    pub(super) fn expired_labels(&self, now: Instant) -> Vec<DeploymentId> {
-        let state = self.lock();
-        let all = state.labels.values().flat_map(BTreeMap::values);
-        all.filter(|label| !label.is_ended && label.expires_at <= now).map(|label| label.deployment).collect()
-    }
-
-    /// Forgets a label, if it still leads to that deployment: from then on it is unknown.
-    pub(super) fn clear_label(&self, app: &AppName, label: &str, deployment: DeploymentId) {
-        let mut state = self.lock();
-        let Some(labels) = state.labels.get_mut(app) else { return };
-        if labels.get(label).is_none_or(|known| known.deployment != deployment) {
-            return;
-        }
-        labels.remove(label);
-        if labels.is_empty() {
-            state.labels.remove(app);
-        }
-        let hosts = state.hosts_of_app(app);
-        self.publish(&state, &hosts);
-    }
-
     /// Has the requests to the app's host names meet `hold`, from one instant on, or nothing any more; returns what stood
     /// in its place, to be ended.
     pub(super) fn set_access(
@@ -669,202 +542,6 @@ impl Publisher {
     }
 }
 
-impl State {
-    fn all_hosts(&self) -> BTreeSet<HostPattern> {
-        self.rows.keys().chain(self.services.keys()).map(|(host, _)| host.clone()).collect()
-    }
-
-    fn activity_of(&self, unit: &Unit) -> Activity {
-        // Before the counts: what ends is counted before it leaves its gate.
-        let is_in_flight = unit.targets().any(|target| !target.gate.in_flight().is_zero());
-        let owner = &unit.owner;
-        let place = (owner.app.clone(), owner.environment.clone());
-        let is_decided_about = self.accesses.contains_key(&owner.app)
-            || self.handovers.contains_key(&place)
-            || self.splits.contains_key(&place);
-        Activity {
-            deployment: owner.deployment,
-            ended: unit.live.stats.ended() + unit.own.stats.ended(),
-            is_busy: is_in_flight || is_decided_about || unit.hold().is_some(),
-        }
-    }
-
-    fn hosts_of_app(&self, app: &AppName) -> BTreeSet<HostPattern> {
-        self.rows.iter().filter(|(_, row)| row.app == *app).map(|((host, _), _)| host.clone()).collect()
-    }
-
-    fn hosts_of_environment(&self, (app, environment): &(AppName, EnvironmentName)) -> BTreeSet<HostPattern> {
-        let is_of = |row: &RouteRow| row.app == *app && row.environment == *environment;
-        self.rows.iter().filter(|(_, row)| is_of(row)).map(|((host, _), _)| host.clone()).collect()
-    }
-
-    /// The other version of a route that a swap moves, for its share of the visitors. While the app is not open nobody
-    /// gets either.
-    fn split_of(&self, row: &RouteRow) -> Option<&store::Split> {
-        if self.splits.is_empty() || !is_moved(row.sticky) || self.accesses.contains_key(&row.app) {
-            return None;
-        }
-        let split = self.splits.get(&(row.app.clone(), row.environment.clone()));
-        split.filter(|split| row.deployment != Some(split.to))
-    }
-
-    fn shared(&self, split: &store::Split) -> Option<Arc<Split>> {
-        let unit = self.units.get(&split.to)?;
-        Some(Arc::new(Split::new(&split.operation.to_string(), Arc::clone(&unit.live), split.share)))
-    }
-
-    /// The versions of a route that a swap moves with which pages may stay, if they do: earlier ones that were live and
-    /// run, and one that has a share. Who went back from a version has decided against it, so that none is later than the
-    /// live one. While the app is not open, or one version is stopped for another, nobody stays.
-    fn skew_of(&self, row: &RouteRow, split: Option<&store::Split>) -> Option<Arc<Skew>> {
-        let live = self.units.get(&row.deployment.filter(|_| is_moved(row.sticky))?)?;
-        let pages_for = live.owner.pages_for?;
-        let place = (row.app.clone(), row.environment.clone());
-        if self.accesses.contains_key(&row.app) || self.handovers.contains_key(&place) {
-            return None;
-        }
-        let keeps_pages = |unit: &&Unit| {
-            unit.keeps_pages
-                && unit.owner.sequence < live.owner.sequence
-                && unit.owner.is_beside(&live.owner)
-                && unit.hold().is_none()
-                && !unit.own.targets.is_empty()
-        };
-        let earlier = self.units.values().filter(keeps_pages);
-        let warm = earlier.map(|unit| (unit.owner.deployment, Arc::clone(&unit.own)));
-        let share = split.and_then(|split| self.units.get(&split.to));
-        let share = share.map(|unit| (unit.owner.deployment, Arc::clone(&unit.live)));
-        // A share that is an earlier version's is found first.
-        let warm = share.into_iter().chain(warm).collect();
-        Some(Arc::new(Skew::new(live.owner.deployment, warm, pages_for.0.as_secs())))
-    }
-
-    /// Hosts whose routes change with the deployment's targets: its own, and all of the app if it has a label.
-    fn hosts_of_deployment(&self, owner: &Owner) -> BTreeSet<HostPattern> {
-        let has_label = self
-            .labels
-            .get(&owner.app)
-            .is_some_and(|labels| labels.values().any(|label| label.deployment == owner.deployment));
-        if has_label {
-            return self.hosts_of_app(&owner.app);
-        }
-        let place = (owner.app.clone(), owner.environment.clone());
-        let has_share = self.splits.get(&place).is_some_and(|split| split.to == owner.deployment);
-        let has_pages = |row: &RouteRow| {
-            let live = row.deployment.and_then(|live| self.units.get(&live));
-            live.is_some_and(|live| live.owner.pages_for.is_some())
-        };
-        let leads_there = |row: &RouteRow| {
-            let is_beside = || row.app == place.0 && row.environment == place.1 && is_moved(row.sticky);
-            row.deployment == Some(owner.deployment) || is_beside() && (has_share || has_pages(row))
-        };
-        self.rows.iter().filter(|(_, row)| leads_there(row)).map(|((host, _), _)| host.clone()).collect()
-    }
-
-    fn paths(&self, host: &HostPattern) -> Vec<PathRoute> {
-        let from = (host.clone(), PathPrefix::root());
-        let apps = self.rows.range(from.clone()..).take_while(|((other, _), _)| other == host).map(
-            |((_, prefix), row)| {
-                let backend = self.handed_over(row, self.backend_of(row));
-                let backend = self.held(&row.app, backend);
-                let split = self.split_of(row);
-                let route = PathRoute::new(prefix.clone(), backend)
-                    .with_labels(self.labels_of(&row.app))
-                    .with_split(split.and_then(|split| self.shared(split)))
-                    .with_skew(self.skew_of(row, split));
-                let route = if row.environment == EnvironmentName::production() {
-                    route
-                } else {
-                    let unit = row.deployment.and_then(|deployment| self.units.get(&deployment));
-                    route.into_preview(unit.and_then(|unit| unit.auth.clone()))
-                };
-                let is_lasting = is_moved(row.sticky) && row.environment == EnvironmentName::production();
-                let route = if is_lasting { route } else { route.passing() };
-                if row.host.strip { route.stripping() } else { route }
-            },
-        );
-        let services =
-            self.services.range(from..).take_while(|((other, _), _)| other == host).map(|(_, service)| {
-                let route = PathRoute::new(service.prefix.clone(), Arc::clone(&service.backend));
-                if service.strip { route.stripping() } else { route }
-            });
-        apps.chain(services).collect()
-    }
-
-    fn backend_of(&self, row: &RouteRow) -> Arc<Backend> {
-        match row.deployment.and_then(|deployment| self.units.get(&deployment)) {
-            Some(unit) => match row.sticky {
-                Sticky::Live | Sticky::Environment => Arc::clone(&unit.live),
-                Sticky::Branch | Sticky::Deployment | Sticky::Commit | Sticky::Ephemeral => {
-                    Arc::clone(&unit.own)
-                }
-            },
-            None => self.nobody(&row.app, row.environment.as_str()),
-        }
-    }
-
-    /// As a handover in its environment has it.
-    fn handed_over(&self, row: &RouteRow, backend: Arc<Backend>) -> Arc<Backend> {
-        let handover = if self.handovers.is_empty() {
-            None
-        } else {
-            self.handovers.get(&(row.app.clone(), row.environment.clone()))
-        };
-        let Some(handover) = handover else { return backend };
-        let same = Backend::new(backend.targets.clone(), Arc::clone(&backend.stats));
-        Arc::new(same.held(Arc::clone(&handover.hold)))
-    }
-
-    /// As the access to the app has it.
-    fn held(&self, app: &AppName, backend: Arc<Backend>) -> Arc<Backend> {
-        let Some((_, hold)) = self.accesses.get(app) else { return backend };
-        let same = Backend::new(backend.targets.clone(), Arc::clone(&backend.stats));
-        Arc::new(same.held(Arc::clone(hold)))
-    }
-
-    fn labels_of(&self, app: &AppName) -> Arc<Labels> {
-        let mut labels = Labels::default();
-        for (text, label) in self.labels.get(app).into_iter().flatten() {
-            let unit = self.units.get(&label.deployment);
-            let backend = unit.map_or_else(|| self.nobody(app, ""), |unit| Arc::clone(&unit.own));
-            // Previews are looked at while the app itself is worked on.
-            let is_disabled = self.accesses.get(app).is_some_and(|(access, _)| *access == Access::Disabled);
-            let backend = if is_disabled { self.held(app, backend) } else { backend };
-            labels.insert(text, Labelled { backend, expires_at: label.expires_at, auth: label.auth.clone() });
-        }
-        Arc::new(labels)
-    }
-
-    /// What a name leads to that is known and has no target: 503, not 404.
-    fn nobody(&self, app: &AppName, environment: &str) -> Arc<Backend> {
-        let labels = DeploymentLabels {
-            app: app.to_string(),
-            environment: environment.to_owned(),
-            deployment: String::new(),
-        };
-        Arc::new(Backend::new(Box::default(), Arc::new(BackendStats::for_deployment(labels, self.workers))))
-    }
-
-    /// Of an app's labels that have ended, keeps those that ended last.
-    fn trim_labels(&mut self, app: &AppName) {
-        let Some(labels) = self.labels.get_mut(app) else { return };
-        let mut over: Vec<_> = labels.iter().filter(|(_, label)| label.is_ended).collect();
-        over.sort_unstable_by_key(|(_, label)| label.expires_at);
-        over.truncate(over.len().saturating_sub(ENDED_LABELS_MAX));
-        for text in over.into_iter().map(|(text, _)| text.clone()).collect::<Vec<_>>() {
-            labels.remove(&text);
-        }
-    }
-}
-
-/// Whether a swap moves such routes.
-fn is_moved(sticky: Sticky) -> bool {
-    match sticky {
-        Sticky::Live | Sticky::Environment => true,
-        Sticky::Branch | Sticky::Deployment | Sticky::Commit | Sticky::Ephemeral => false,
-    }
-}
-
 /// The sum over targets.
 pub(super) fn in_flight(targets: &[Arc<Target>]) -> InFlight {
     targets.iter().fold(InFlight::default(), |sum, target| {
@@ -881,74 +558,4 @@ pub fn parse_host(row: &HostRow) -> Result<(HostPattern, PathPrefix), String> {
     let pattern = row.host.parse::<HostPattern>().map_err(|error| error.to_string())?;
     let prefix = row.path.parse::<PathPrefix>().map_err(|error| error.to_string())?;
     Ok((pattern, prefix))
-}
-
-fn keyed(row: RouteRow) -> Option<((HostPattern, PathPrefix), RouteRow)> {
-    match parse_host(&row.host) {
-        Ok(key) => Some((key, row)),
-        Err(error) => {
-            // Checked by whoever wrote it; one that is damaged harms no other route.
-            warn!(host = row.host.host, path = row.host.path, error, "route left out");
-            None
-        }
-    }
-}
-
-/// What a request must have to reach it by the names of an environment for previews.
-fn auth_of(owner: &Owner, link_key: &[u8; 32]) -> Option<Arc<PreviewAuth>> {
-    let settings = owner.preview_auth.as_ref()?;
-    preview::auth(settings, link_key, &owner.app, &preview::place_of(&owner.environment))
-}
-
-fn labels_of(owner: &Owner) -> DeploymentLabels {
-    DeploymentLabels {
-        app: owner.app.to_string(),
-        environment: owner.environment.to_string(),
-        deployment: owner.deployment.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::{Clock, SystemClock};
-
-    #[test]
-    fn of_labels_that_ended_only_the_last_are_remembered() {
-        let publisher = Publisher::new(Arc::new(Routing::new(1)), [0; 32]);
-        let app: AppName = "web".parse().unwrap();
-        let now = SystemClock.now();
-        let extra = 5;
-        let label = |n: usize| format!("p{n}");
-        for n in 0..ENDED_LABELS_MAX + extra {
-            let deployment = DeploymentId::generate();
-            let owner = Owner {
-                app: app.clone(),
-                environment: EnvironmentName::production(),
-                deployment,
-                sequence: n as u64,
-                has_pages: false,
-                preview_auth: None,
-                pages_for: None,
-                protocol: Protocol::Http1,
-            };
-            publisher.set_instances(&owner, &[]);
-            publisher.set_label(
-                &app,
-                &label(n),
-                deployment,
-                now + std::time::Duration::from_secs(n as u64),
-                None,
-            );
-            publisher.end_label(&app, &label(n), deployment, now + std::time::Duration::from_secs(3600));
-            publisher.forget(deployment);
-        }
-        let labels = publisher.lock().labels_of(&app);
-        let later = now + std::time::Duration::from_secs(3600);
-        let told = |n| labels.find(&label(n), later).unwrap_err();
-        assert_eq!(told(extra - 1), crate::routing::label::LabelMiss::Unknown);
-        for n in extra..ENDED_LABELS_MAX + extra {
-            assert_eq!(told(n), crate::routing::label::LabelMiss::Expired, "{n}");
-        }
-    }
 }
