@@ -29,7 +29,7 @@ use crate::routing::{Backend, Hold, HostPattern, Routing, Target};
 use crate::settings::{Delay, PreviewAuthSettings, Protocol};
 use crate::store::{self, Access, Deployment, HostRow, RouteRow, Sticky};
 use crate::telemetry::{BackendStats, Tally};
-use state::{State, Unit, auth_of, keyed, labels_of};
+use state::{AppLabels, State, Unit, auth_of, keyed, labels_of};
 
 /// Holds what is published and publishes its changes.
 #[derive(Debug)]
@@ -525,14 +525,15 @@ impl Publisher {
     fn publish(&self, state: &State, hosts: &BTreeSet<HostPattern>) -> u64 {
         if crate::fault::sabotaged("publish_per_host") {
             for host in hosts {
-                self.routing.publish(|edit| edit.set(host, state.paths(host)));
+                self.routing.publish(|edit| edit.set(host, state.paths(host, &mut AppLabels::new())));
                 std::thread::park_timeout(std::time::Duration::from_millis(100));
             }
             return self.routing.generation();
         }
         self.routing.publish(|edit| {
+            let mut labels = AppLabels::new();
             for host in hosts {
-                edit.set(host, state.paths(host));
+                edit.set(host, state.paths(host, &mut labels));
             }
         })
     }

@@ -20,6 +20,9 @@ use crate::routing::{Backend, Hold, HostPattern, Target};
 use crate::store::{self, Access, RouteRow, Sticky};
 use crate::telemetry::{BackendStats, DeploymentLabels};
 
+/// The labels of apps, made once in a publish.
+pub(super) type AppLabels = HashMap<AppName, Arc<Labels>>;
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// By host pattern and path prefix.
@@ -170,7 +173,8 @@ impl State {
         self.rows.iter().filter(|(_, row)| leads_there(row)).map(|((host, _), _)| host.clone()).collect()
     }
 
-    pub(super) fn paths(&self, host: &HostPattern) -> Vec<PathRoute> {
+    /// `labels` has those of the apps that a host was made for in the same publish: they are the same for all of an app's.
+    pub(super) fn paths(&self, host: &HostPattern, labels: &mut AppLabels) -> Vec<PathRoute> {
         let from = (host.clone(), PathPrefix::root());
         let apps = self.rows.range(from.clone()..).take_while(|((other, _), _)| other == host).map(
             |((_, prefix), row)| {
@@ -178,7 +182,7 @@ impl State {
                 let backend = self.held(&row.app, backend);
                 let split = self.split_of(row);
                 let route = PathRoute::new(prefix.clone(), backend)
-                    .with_labels(self.labels_of(&row.app))
+                    .with_labels(self.shared_labels(&row.app, labels))
                     .with_split(split.and_then(|split| self.shared(split)))
                     .with_skew(self.skew_of(row, split));
                 let route = if row.environment == EnvironmentName::production() {
@@ -229,6 +233,15 @@ impl State {
         let Some((_, hold)) = self.accesses.get(app) else { return backend };
         let same = Backend::new(backend.targets.clone(), Arc::clone(&backend.stats));
         Arc::new(same.held(Arc::clone(hold)))
+    }
+
+    fn shared_labels(&self, app: &AppName, known: &mut AppLabels) -> Arc<Labels> {
+        if let Some(labels) = known.get(app) {
+            return Arc::clone(labels);
+        }
+        let labels = self.labels_of(app);
+        known.insert(app.clone(), Arc::clone(&labels));
+        labels
     }
 
     pub(super) fn labels_of(&self, app: &AppName) -> Arc<Labels> {
