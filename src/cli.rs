@@ -473,7 +473,7 @@ pub struct MaintenanceArgs {
 #[derive(Debug, Args)]
 pub struct ScheduleArgs {
     pub deployment: DeploymentId,
-    /// standby: stopped and kept; archived: removed, and can be deployed again.
+    /// running: woken; standby: stopped and kept; archived: removed, and can be deployed again.
     #[arg(required_unless_present = "clear", conflicts_with = "clear", value_parser = scheduled_state)]
     pub state: Option<crate::api::ScheduledState>,
     /// How long from now, as 10m [default: at once]
@@ -488,7 +488,7 @@ pub struct ScheduleArgs {
 }
 
 fn scheduled_state(text: &str) -> Result<crate::api::ScheduledState, String> {
-    serde_json::from_value(text.into()).map_err(|_unknown| "write standby or archived".to_owned())
+    serde_json::from_value(text.into()).map_err(|_unknown| "write running, standby or archived".to_owned())
 }
 
 #[derive(Debug, Args)]

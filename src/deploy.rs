@@ -351,6 +351,8 @@ pub struct ScheduleRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduledState {
+    /// Woken, if it is in standby then.
+    Running,
     /// Stopped, kept, can be made live again.
     Standby,
     /// Removed; it can be deployed again.
@@ -360,6 +362,7 @@ pub enum ScheduledState {
 impl From<ScheduledState> for crate::store::DesiredState {
     fn from(state: ScheduledState) -> Self {
         match state {
+            ScheduledState::Running => Self::Running,
             ScheduledState::Standby => Self::Standby,
             ScheduledState::Archived => Self::Archived,
         }

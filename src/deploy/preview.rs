@@ -316,7 +316,11 @@ impl Engine {
                 })?;
                 continue;
             };
-            self.lanes_submit_timer(&deployment, timer);
+            if timer.state == DesiredState::Running {
+                self.tasks.spawn(Arc::clone(self).run_at_its_time(timer));
+            } else {
+                self.lanes_submit_timer(&deployment, timer);
+            }
         }
         Ok(())
     }

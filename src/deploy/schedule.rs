@@ -1,4 +1,4 @@
-//! Desired states for later: standby and archive, each armed under a nonce, so that a late firing does nothing.
+//! Desired states for later: running, standby and archive, each armed under a nonce, so that a late firing does nothing.
 //!
 //! ```text
 //! replaced ──standby_after──▶ standby ──archive_after──▶ archived (instances removed; it can be deployed again)
@@ -6,12 +6,15 @@
 //!     └ stays warm ┘              └ the way back ┘
 //! ```
 
+use std::sync::Arc;
+
 use tracing::{info, warn};
 
 use super::engine::{Engine, Stop};
 use super::instances::Afterwards;
 use super::warm::WARM_FOR;
-use super::{Denied, Orchestrator, ScheduleRequest};
+use super::{Caller, Denied, Orchestrator, ScheduleRequest};
+use crate::error::chain;
 use crate::ids::{DeploymentId, OperationId};
 use crate::settings::Delay;
 use crate::store::{Deployment, DeploymentStatus, DesiredState, Fired, Timer};
@@ -118,6 +121,23 @@ impl Engine {
         self.retire_because(&deployment, afterwards, cause).await?;
         info!(deployment = %deployment.id, state = ?timer.state, "desired state reached");
         Ok(())
+    }
+
+    /// Has a deployment woken whose time to run has come. That is asked for before the timer goes: a crash between the two
+    /// has it asked for again, and then it runs already.
+    pub(super) async fn run_at_its_time(self: Arc<Self>, timer: Timer) {
+        let (orchestrator, deployment) = (Orchestrator { engine: Arc::clone(&self) }, timer.deployment);
+        let caller = Caller { actor: "timer".to_owned(), idempotency: None };
+        match orchestrator.submit_wake(deployment, caller).await {
+            Ok(_) => {}
+            Err(Denied::Store { source }) => {
+                return warn!(%deployment, error = chain(&source), "not woken yet; tried again");
+            }
+            Err(denied) => warn!(%deployment, error = chain(&denied), "not woken at its time"),
+        }
+        if let Err(error) = self.store.fire_timer(&timer, None).await {
+            warn!(%deployment, error = chain(&error), "its timer is still there; tried again");
+        }
     }
 
     /// For how long a timer does nothing yet.

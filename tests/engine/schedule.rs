@@ -55,6 +55,43 @@ const NOW: Delay = Delay::seconds(0);
 const LATER: Delay = Delay::seconds(3600);
 
 #[tokio::test]
+async fn what_sleeps_is_woken_at_its_time_and_goes_to_rest_again() {
+    let bed = Bed::with(|settings| settings.deploy.standby_after = LATER).await;
+    let (one, _) = bed.deploy(&["serve", "1"]).await;
+    let (two, _) = bed.deploy(&["serve", "2"]).await;
+    bed.schedule(one, ScheduledState::Standby, NOW).await.unwrap();
+    eventually("it sleeps", async || bed.status(one).await == ASLEEP).await;
+    let armed = bed.schedule(one, ScheduledState::Running, Delay(Duration::from_millis(200))).await.unwrap();
+    assert_eq!(armed.state, DesiredState::Running);
+    let awake = (DeploymentStatus::Ready, DesiredState::Running);
+    eventually("it runs", async || bed.status(one).await == awake).await;
+    eventually("it is to rest", async || {
+        bed.timer(one)
+            .await
+            .is_some_and(|timer| timer.state == DesiredState::Standby && timer.due > armed.due)
+    })
+    .await;
+    assert_eq!(bed.serves(HOST), Ok(two.to_string()));
+    // What runs is left as it is.
+    bed.schedule(one, ScheduledState::Running, NOW).await.unwrap();
+    eventually("the timer is gone", async || {
+        bed.timer(one).await.is_none_or(|timer| timer.state == DesiredState::Standby)
+    })
+    .await;
+    assert_eq!(bed.status(one).await, awake);
+    assert!(matches!(
+        bed.schedule(two, ScheduledState::Running, NOW).await,
+        Err(Denied::DeploymentIsLive { .. })
+    ));
+    bed.schedule(one, ScheduledState::Archived, NOW).await.unwrap();
+    eventually("it is archived", async || bed.status(one).await == GONE).await;
+    assert!(matches!(
+        bed.schedule(one, ScheduledState::Running, NOW).await,
+        Err(Denied::DeploymentNotReady { .. })
+    ));
+}
+
+#[tokio::test]
 async fn versions_sleep_and_are_archived_but_for_the_one_that_a_rollback_would_go_to() {
     let bed = Bed::with(|settings| {
         settings.deploy.standby_after = NOW;

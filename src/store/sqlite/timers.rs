@@ -82,7 +82,10 @@ pub(super) fn fire(connection: &Connection, timer: &Timer, next: Option<&Timer>)
     if is_live(connection, armed.deployment)? {
         return Ok(Fired::IsLive);
     }
-    deployments::set_desired_state(connection, armed.deployment, armed.state)?;
+    // It runs when its wake has seen it ready, and not before.
+    if armed.state != DesiredState::Running {
+        deployments::set_desired_state(connection, armed.deployment, armed.state)?;
+    }
     if let Some(next) = next {
         arm(connection, next)?;
     }
