@@ -242,6 +242,8 @@ fn scope_of(method: &Method, route: &str) -> Scope {
         Method::GET | Method::HEAD | Method::OPTIONS => Scope::Read,
         Method::PUT if !route.starts_with("/v1/deployments") => Scope::Admin,
         _ if route.starts_with("/v1/config") => Scope::Admin,
+        // As by PUT of the app: which names are whose is not decided by who deploys.
+        _ if route.starts_with("/v1/apps/{app}/hosts") || route == "/v1/apps/{app}/rename" => Scope::Admin,
         Method::DELETE if route == "/v1/apps/{app}" => Scope::Admin,
         _ => Scope::Deploy,
     }
