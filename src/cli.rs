@@ -542,14 +542,19 @@ pub enum ConfigCommand {
 pub enum TokenCommand {
     /// Make a token; its secret is printed once.
     Create {
+        /// What it is for, as it stands in the audit trail.
         name: String,
+        /// `read`: to look; `deploy`: that, and to deploy, swap, roll back and pause; `admin`: that, and apps, host names,
+        /// the configuration, tokens and the audit trail.
         #[arg(long = "scope", value_parser = scope, required = true)]
         scopes: Vec<Scope>,
         /// Days until it expires; 0 for never.
         #[arg(long)]
         expires_days: Option<u32>,
     },
+    /// List them, without their secrets.
     List,
+    /// Refuse it from now on.
     Delete {
         // Not `token`: clap would take it for the global --token, which is text.
         #[arg(value_name = "TOKEN")]
