@@ -79,6 +79,9 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Removing what is not there is a success.
     fn remove_volumes<'a>(&'a self, scope: &'a VolumeScope) -> Answer<'a, ()>;
 
+    /// All volumes that carry this installation's mark, whether an instance has them or not.
+    fn volumes(&self) -> Answer<'_, Vec<StoredVolume>>;
+
     /// The last `lines` lines of its output, oldest first, also after it ended.
     fn logs<'a>(&'a self, instance: &'a InstanceId, lines: usize) -> Answer<'a, Vec<String>>;
 
@@ -155,6 +158,18 @@ pub struct Volume {
     /// Inside the container.
     pub path: String,
     pub read_only: bool,
+}
+
+/// A volume that there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredVolume {
+    /// By what it is found there: a volume's name, or a directory.
+    pub place: String,
+    /// The first name of its app.
+    pub app: AppName,
+    pub environment: EnvironmentName,
+    /// Of a preview's.
+    pub label: Option<EphemeralLabel>,
 }
 
 /// Whose volumes: of an environment, or of the previews of a label there, or all of an app.

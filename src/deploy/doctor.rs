@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::engine::Stop;
 use super::{Denied, Orchestrator};
 use crate::clock::Timestamp;
 use crate::error::chain;
@@ -41,6 +42,8 @@ pub enum FindingKind {
     /// It runs, and its deployment is not to.
     LeftOverInstance,
     UnhealthyInstance,
+    /// Of a preview that is gone.
+    StrayVolume,
     /// What is live has nothing that requests can go to.
     NothingServes,
     /// It has not ended, and nobody works on it.
@@ -63,6 +66,7 @@ impl Orchestrator {
     /// If the store is away.
     pub async fn doctor(&self) -> Result<Vec<Finding>, Denied> {
         let mut findings = self.instances_amiss().await?;
+        findings.extend(self.volumes_amiss().await?);
         findings.extend(self.environments_amiss().await?);
         findings.extend(self.operations_amiss().await?);
         findings.extend(self.times_amiss().await?);
@@ -133,6 +137,22 @@ impl Orchestrator {
             }
             Some(_) | None => None,
         }
+    }
+
+    async fn volumes_amiss(&self) -> Result<Vec<Finding>, Denied> {
+        let strays = match self.engine.stray_volumes().await {
+            Ok(strays) => strays,
+            Err(Stop::Store(source)) => return Err(source.into()),
+            // Told already.
+            Err(_away) => return Ok(Vec::new()),
+        };
+        let told = strays.into_iter().map(|stray| {
+            let label = stray.label.as_ref().map(ToString::to_string).unwrap_or_default();
+            let cause = format!("of preview {label:?} of {}/{}, which is gone", stray.app, stray.environment);
+            let remedy = "remove it by hand, if nobody wants what is in it";
+            finding(FindingKind::StrayVolume, &stray.place, cause, remedy)
+        });
+        Ok(told.collect())
     }
 
     async fn environments_amiss(&self) -> Result<Vec<Finding>, Denied> {

@@ -33,7 +33,7 @@ use self::container::{Container, LOCKGATE};
 use self::engine::{Engine, EngineError, QUICK, SLOW, unavailable};
 use super::{
     Answer, Changed, Exit, Follow, Instance, InstanceSpec, InstanceState, Pinned, Ports, Runtime,
-    RuntimeError, Source, VolumeScope,
+    RuntimeError, Source, StoredVolume, VolumeScope,
 };
 use crate::clock::Clock;
 use crate::fault;
@@ -295,6 +295,10 @@ impl Runtime for Docker {
 
     fn remove_volumes<'a>(&'a self, scope: &'a VolumeScope) -> Answer<'a, ()> {
         Box::pin(volume::remove(&self.engine, self.lockgate, scope))
+    }
+
+    fn volumes(&self) -> Answer<'_, Vec<StoredVolume>> {
+        Box::pin(volume::list(&self.engine, self.lockgate))
     }
 
     fn logs<'a>(&'a self, instance: &'a InstanceId, lines: usize) -> Answer<'a, Vec<String>> {

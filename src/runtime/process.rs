@@ -38,7 +38,7 @@ use self::identity::Handle;
 use self::instances::{Again, Instances, Now};
 use super::{
     Answer, Changed, Exit, Follow, Instance, InstanceSpec, Pinned, Ports, Runtime, RuntimeError, Source,
-    VolumeScope,
+    StoredVolume, VolumeScope,
 };
 use crate::clock::Clock;
 use crate::ids::{InstanceId, LockgateId};
@@ -236,6 +236,10 @@ impl Runtime for Process {
     fn remove_volumes<'a>(&'a self, scope: &'a VolumeScope) -> Answer<'a, ()> {
         let scope = scope.clone();
         Box::pin(self.blocking(move |instances| instances.remove_volumes(&scope)))
+    }
+
+    fn volumes(&self) -> Answer<'_, Vec<StoredVolume>> {
+        Box::pin(self.blocking(|instances| instances.volumes()))
     }
 
     fn logs<'a>(&'a self, instance: &'a InstanceId, lines: usize) -> Answer<'a, Vec<String>> {

@@ -2,6 +2,7 @@
 
 use lockgate::deploy::FindingKind;
 use lockgate::ids::OperationId;
+use lockgate::runtime::StoredVolume;
 use lockgate::store::{NewOperation, OperationKind, Timer};
 
 use super::*;
@@ -108,4 +109,19 @@ async fn an_ephemeral_deployment_past_its_time_and_a_live_one_that_serves_nothin
         bed.amiss().await.contains(&(FindingKind::NothingServes, "web/production".to_owned()))
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_volume_of_a_preview_that_is_gone_is_told_and_what_is_of_an_app_is_not() {
+    let (bed, _, _) = two_versions().await;
+    let of = |app: &str, label: Option<&str>| StoredVolume {
+        place: format!("{app}-{label:?}"),
+        app: app.parse().unwrap(),
+        environment: EnvironmentName::production(),
+        label: label.map(|label| label.parse().unwrap()),
+    };
+    let gone = of("web", Some("gone"));
+    // The last one was kept when its app was removed.
+    *bed.runtime.volumes.lock().unwrap() = vec![of("web", None), gone.clone(), of("nobody", None)];
+    assert_eq!(bed.amiss().await, [(FindingKind::StrayVolume, gone.place)]);
 }

@@ -16,7 +16,7 @@ use lockgate::clock::Timestamp;
 use lockgate::ids::{DeploymentId, InstanceId};
 use lockgate::runtime::{
     Answer, Changed, Exit, Follow, Health, Instance, InstanceSpec, InstanceState, Pinned, Ports, Runtime,
-    RuntimeError, Source, VolumeScope,
+    RuntimeError, Source, StoredVolume, VolumeScope,
 };
 use lockgate::settings::{RuntimeKind, StopSignal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +49,7 @@ pub(crate) struct FakeRuntime {
     are_programs_changed: AtomicBool,
     watchers: Mutex<Vec<mpsc::Sender<Changed>>>,
     specs: Mutex<Vec<InstanceSpec>>,
+    pub(crate) volumes: Mutex<Vec<StoredVolume>>,
     most: AtomicUsize,
 }
 
@@ -201,6 +202,12 @@ impl FakeRuntime {
         self.told.lock().unwrap().push(Told::Start(spec.id));
         self.envs.lock().unwrap().insert(spec.deployment, spec.env.clone());
         self.specs.lock().unwrap().push(spec.clone());
+        self.volumes.lock().unwrap().extend(spec.volumes.iter().map(|volume| StoredVolume {
+            place: format!("{}.{}.{:?}.{}", spec.app, spec.environment, spec.label, volume.name),
+            app: spec.app.clone(),
+            environment: spec.environment.clone(),
+            label: spec.label.clone(),
+        }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let is_again = self.instances.lock().unwrap().contains_key(&spec.id);
@@ -331,8 +338,19 @@ impl Runtime for FakeRuntime {
     fn remove_volumes<'a>(&'a self, scope: &'a VolumeScope) -> Answer<'a, ()> {
         self.answer(|| {
             self.told.lock().unwrap().push(Told::RemoveVolumes(scope.clone()));
+            let is_in = |volume: &StoredVolume| {
+                volume.app == scope.app
+                    && scope.of.as_ref().is_none_or(|(environment, label)| {
+                        (&volume.environment, &volume.label) == (environment, label)
+                    })
+            };
+            self.volumes.lock().unwrap().retain(|volume| !is_in(volume));
             Ok(())
         })
+    }
+
+    fn volumes(&self) -> Answer<'_, Vec<StoredVolume>> {
+        self.answer(|| Ok(self.volumes.lock().unwrap().clone()))
     }
 
     fn logs<'a>(&'a self, _: &'a InstanceId, _: usize) -> Answer<'a, Vec<String>> {

@@ -1,6 +1,6 @@
 //! When volumes are removed: with the last deployment of a preview, and with an app only where that is asked for.
 
-use lockgate::deploy::Volumes;
+use lockgate::deploy::{FindingKind, Volumes};
 use lockgate::runtime::VolumeScope;
 use lockgate::settings::VolumeSettings;
 
@@ -43,6 +43,9 @@ async fn every_instance_has_the_apps_volumes_and_a_previews_are_its_own() {
     assert!(specs.iter().all(|spec| spec.volumes.len() == 1 && spec.volumes[0].path == "/data"));
     let labels: Vec<_> = specs.iter().map(|spec| spec.label.as_ref().map(ToString::to_string)).collect();
     assert_eq!(labels, [None, Some("feat".to_owned())]);
+    assert_eq!(bed.runtime.volumes.lock().unwrap().len(), 2);
+    let findings = bed.engine.doctor().await.unwrap();
+    assert!(findings.iter().all(|finding| finding.kind != FindingKind::StrayVolume), "{findings:?}");
 }
 
 #[tokio::test]

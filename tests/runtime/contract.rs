@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lockgate::ids::InstanceId;
 use lockgate::runtime::{
-    Changed, Exit, Instance, InstanceSpec, InstanceState, RuntimeError, Volume, VolumeScope,
+    Changed, Exit, Instance, InstanceSpec, InstanceState, RuntimeError, StoredVolume, Volume, VolumeScope,
 };
 use tokio::sync::mpsc;
 
@@ -70,6 +70,12 @@ async fn a_volume_outlives_its_instances_until_it_is_removed(world: World) {
     let first = with_volume(world.spec("serve").await);
     let (instance, place) = run(&world, &first).await;
     assert_eq!(get(&instance, &format!("/keep{place}/note")).await, "written");
+    let found = async || {
+        let all = world.runtime().volumes().await.unwrap();
+        all.into_iter().map(|volume| (volume.app, volume.environment, volume.label)).collect::<Vec<_>>()
+    };
+    let own = (first.app.clone(), first.environment.clone(), first.label.clone());
+    assert!(found().await.contains(&own), "{:?}", found().await);
     let in_use = world.runtime().remove_volumes(&scope(&first)).await.unwrap_err();
     assert!(matches!(in_use, RuntimeError::Volume { .. }), "{in_use:?}");
     end(&world, &first).await;
@@ -81,6 +87,7 @@ async fn a_volume_outlives_its_instances_until_it_is_removed(world: World) {
 
     world.runtime().remove_volumes(&scope(&first)).await.unwrap();
     world.runtime().remove_volumes(&scope(&first)).await.unwrap();
+    assert!(!found().await.contains(&own), "{:?}", found().await);
     let third = InstanceSpec { id: InstanceId::generate(), ..first };
     let (instance, place) = run(&world, &third).await;
     assert!(get(&instance, &format!("/file{place}/note")).await.contains("No such file"));
@@ -99,6 +106,11 @@ async fn volumes_of_previews_environments_and_apps_are_apart(world: World) {
     assert_eq!(get(&instance, &format!("/keep{place}/note")).await, "written");
     for other in &others {
         let (instance, place) = run(&world, other).await;
+        let is_of = |volume: &StoredVolume| {
+            (&volume.app, &volume.environment, &volume.label)
+                == (&other.app, &other.environment, &other.label)
+        };
+        assert!(world.runtime().volumes().await.unwrap().iter().any(is_of));
         assert!(get(&instance, &format!("/file{place}/note")).await.contains("No such file"));
         end(&world, other).await;
         world.runtime().remove_volumes(&scope(other)).await.unwrap();

@@ -9,7 +9,7 @@ use super::container::{APP, ENVIRONMENT, LOCKGATE};
 use super::engine::{Engine, EngineError, QUICK, SLOW};
 use super::network;
 use crate::ids::LockgateId;
-use crate::runtime::{InstanceSpec, RuntimeError, Volume, VolumeScope};
+use crate::runtime::{InstanceSpec, RuntimeError, StoredVolume, Volume, VolumeScope};
 
 /// Of a preview's volume.
 const LABEL: &str = "lockgate.label";
@@ -58,11 +58,8 @@ pub(super) async fn remove(
     scope: &VolumeScope,
 ) -> Result<(), RuntimeError> {
     let wanted = vec![format!("{LOCKGATE}={lockgate}"), format!("{APP}={}", scope.app)];
-    let filters = HashMap::from([("label", wanted)]);
-    let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
-    let listed = engine.call(QUICK, "volume list", engine.client()?.list_volumes(Some(options))).await?;
     let mut removed = Ok(());
-    for volume in listed.volumes.into_iter().flatten().filter(|found| is_in(found, scope)) {
+    for volume in labelled(engine, wanted).await?.into_iter().filter(|found| is_in(found, scope)) {
         let removal = engine.client()?.remove_volume(&volume.name, None::<RemoveVolumeOptions>);
         match engine.call(SLOW, "volume remove", removal).await {
             Ok(()) | Err(EngineError::Answer { status: 404, .. }) => {}
@@ -70,6 +67,30 @@ pub(super) async fn remove(
         }
     }
     removed
+}
+
+/// All volumes of this installation.
+pub(super) async fn list(engine: &Engine, lockgate: LockgateId) -> Result<Vec<StoredVolume>, RuntimeError> {
+    let found = labelled(engine, vec![format!("{LOCKGATE}={lockgate}")]).await?;
+    Ok(found.into_iter().filter_map(stored).collect())
+}
+
+/// `None` if its labels are not as we write them.
+fn stored(volume: Found) -> Option<StoredVolume> {
+    let label = |name: &str| volume.labels.get(name);
+    Some(StoredVolume {
+        app: label(APP)?.parse().ok()?,
+        environment: label(ENVIRONMENT)?.parse().ok()?,
+        label: label(LABEL).map(|label| label.parse()).transpose().ok()?,
+        place: volume.name,
+    })
+}
+
+async fn labelled(engine: &Engine, labels: Vec<String>) -> Result<Vec<Found>, RuntimeError> {
+    let filters = HashMap::from([("label", labels)]);
+    let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+    let listed = engine.call(QUICK, "volume list", engine.client()?.list_volumes(Some(options))).await?;
+    Ok(listed.volumes.unwrap_or_default())
 }
 
 fn is_in(volume: &Found, scope: &VolumeScope) -> bool {

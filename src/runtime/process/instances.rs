@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::fault;
 use crate::ids::{InstanceId, LockgateId};
 use crate::runtime::{
-    Exit, Health, Instance, InstanceSpec, InstanceState, RuntimeError, VolumeScope, sockets,
+    Exit, Health, Instance, InstanceSpec, InstanceState, RuntimeError, StoredVolume, VolumeScope, sockets,
 };
 use crate::settings::{Enforced, Enforcement};
 
@@ -206,6 +206,14 @@ impl Instances {
             }
         }
         self.volumes.remove(scope).map_err(|cause| cannot(cause.to_string()))
+    }
+
+    pub(super) fn volumes(&self) -> Result<Vec<StoredVolume>, RuntimeError> {
+        self.volumes.list().map_err(|cause| RuntimeError::Volume {
+            action: "list",
+            volume: self.volumes.root().display().to_string(),
+            detail: cause.to_string(),
+        })
     }
 
     /// What its processes listen on.

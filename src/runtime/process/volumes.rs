@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::record::private;
 use crate::ids::{AppName, EnvironmentName, EphemeralLabel};
-use crate::runtime::{InstanceSpec, VolumeScope};
+use crate::runtime::{InstanceSpec, StoredVolume, VolumeScope};
 
 /// The directories of all volumes: `<app>/<environment>/<name>`, and `<app>/<environment>.<label>/<name>` of previews.
 /// None of these names has a dot or a slash.
@@ -41,6 +41,30 @@ impl Volumes {
         }
     }
 
+    /// All that there are. What is not named as we name them is none of ours.
+    pub(super) fn list(&self) -> io::Result<Vec<StoredVolume>> {
+        let mut found = Vec::new();
+        for (app, apps) in folders(&self.0)? {
+            for (owner, owners) in folders(&apps)? {
+                let (environment, label) = match owner.split_once('.') {
+                    Some((environment, label)) => (environment.parse(), label.parse().map(Some)),
+                    None => (owner.parse(), Ok(None)),
+                };
+                let (Ok(app), Ok(environment), Ok(label)) = (app.parse::<AppName>(), environment, label)
+                else {
+                    continue;
+                };
+                found.extend(folders(&owners)?.into_iter().map(|(_name, path)| StoredVolume {
+                    place: path.display().to_string(),
+                    app: app.clone(),
+                    environment: EnvironmentName::clone(&environment),
+                    label: Option::<EphemeralLabel>::clone(&label),
+                }));
+            }
+        }
+        Ok(found)
+    }
+
     pub(super) fn root(&self) -> &Path {
         &self.0
     }
@@ -49,4 +73,22 @@ impl Volumes {
         let owner = label.map_or_else(|| environment.to_string(), |label| format!("{environment}.{label}"));
         self.0.join(app.as_str()).join(owner)
     }
+}
+
+/// The folders in `parent`, by their names; none where it is not there.
+fn folders(parent: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let entries = match fs::read_dir(parent) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir()
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            found.push((name, entry.path()));
+        }
+    }
+    Ok(found)
 }
