@@ -317,7 +317,7 @@ impl Engine {
                 continue;
             };
             if timer.state == DesiredState::Running {
-                self.tasks.spawn(Arc::clone(self).run_at_its_time(timer));
+                self.run_at_its_time(&deployment, &timer).await;
             } else {
                 self.lanes_submit_timer(&deployment, timer);
             }

@@ -123,20 +123,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Has a deployment woken whose time to run has come. That is asked for before the timer goes: a crash between the two
-    /// has it asked for again, and then it runs already.
-    pub(super) async fn run_at_its_time(self: Arc<Self>, timer: Timer) {
-        let (orchestrator, deployment) = (Orchestrator { engine: Arc::clone(&self) }, timer.deployment);
-        let caller = Caller { actor: "timer".to_owned(), idempotency: None };
-        match orchestrator.submit_wake(deployment, caller).await {
-            Ok(_) => {}
-            Err(Denied::Store { source }) => {
-                return warn!(%deployment, error = chain(&source), "not woken yet; tried again");
+    /// Has a deployment woken whose time to run has come; one that runs goes on. It is asked for before the timer goes: a
+    /// crash between the two has it asked for again.
+    pub(super) async fn run_at_its_time(self: &Arc<Self>, deployment: &Deployment, timer: &Timer) {
+        let id = deployment.id;
+        if deployment.desired_state == DesiredState::Standby {
+            let orchestrator = Orchestrator { engine: Arc::clone(self) };
+            let caller = Caller { actor: "timer".to_owned(), idempotency: None };
+            match orchestrator.submit_wake(id, caller).await {
+                Ok(_) => {}
+                Err(Denied::Store { source }) => {
+                    return warn!(deployment = %id, error = chain(&source), "not woken yet; tried again");
+                }
+                Err(denied) => warn!(deployment = %id, error = chain(&denied), "not woken at its time"),
             }
-            Err(denied) => warn!(%deployment, error = chain(&denied), "not woken at its time"),
         }
-        if let Err(error) = self.store.fire_timer(&timer, None).await {
-            warn!(%deployment, error = chain(&error), "its timer is still there; tried again");
+        if let Err(error) = self.store.fire_timer(timer, None).await {
+            warn!(deployment = %id, error = chain(&error), "its timer is still there; tried again");
         }
     }
 

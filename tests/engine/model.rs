@@ -99,7 +99,7 @@ impl Random {
         let near = self.below(versions.min(5));
         let one = versions - 1 - near;
         let minutes = [1, 20, 45, 600][self.below(4)];
-        match self.below(27) {
+        match self.below(28) {
             0..=3 => Act::Deploy,
             22 => Act::DeployInSteps([Ending::Finish, Ending::Cancel][self.below(2)]),
             23..=24 => Act::Request(None),
@@ -115,6 +115,7 @@ impl Random {
             15 => Act::Schedule(one, ScheduledState::Standby, minutes),
             16 => Act::Schedule(one, ScheduledState::Archived, minutes),
             17 => Act::Clear(one),
+            27 => Act::Schedule(one, ScheduledState::Running, minutes),
             18..=20 => Act::Leap([1, 15, 31, 90, 11_000][self.below(5)]),
             _ => Act::Restart,
         }
@@ -212,6 +213,22 @@ impl Model {
         }
     }
 
+    /// Woken at its time, it goes to rest again in its time.
+    fn run_if_due(&mut self, index: usize, now: Timestamp, settings: &DeploySettings) {
+        let is_live = self.live == Some(index);
+        let version = &mut self.versions[index];
+        if version.timer.is_none_or(|due| due.state != DesiredState::Running || due.at > now) {
+            return;
+        }
+        version.timer = None;
+        if version.state == DesiredState::Standby && !is_live {
+            (version.state, version.quiet_since) = (DesiredState::Running, now);
+            let at = now + settings.standby_after.0;
+            let rest = Due { state: DesiredState::Standby, at, is_by_itself: true };
+            version.timer = (!version.is_labelled).then_some(rest);
+        }
+    }
+
     /// It is `now`, and everything due has happened.
     fn arrive(&mut self, now: Timestamp, settings: &DeploySettings) {
         self.labels.retain(|_, (version, expires)| {
@@ -224,6 +241,7 @@ impl Model {
         });
         let way_back = self.way_back();
         for index in 0..self.versions.len() {
+            self.run_if_due(index, now, settings);
             let rests = self.rests_when_idle(index);
             let version = &mut self.versions[index];
             if rests && version.state == DesiredState::Running && now >= version.quiet_since + IDLE {
