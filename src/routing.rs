@@ -38,6 +38,8 @@ pub use hold::{Hold, HoldEnd, HoldRules, Refusal, WaitingPage};
 pub use host::{HostName, HostPattern};
 pub use table::{HostMatch, Miss, RouteTable, TableEdit, Via};
 
+use crate::telemetry::CacheUse;
+
 /// The published routes and the cache in front of them.
 #[derive(Debug)]
 pub struct Routing {
@@ -82,6 +84,12 @@ impl Routing {
     /// Forgets what the cache holds of older tables. From time to time, and not on the request path.
     pub fn sweep_cache(&self) {
         self.cache.sweep(self.generation());
+    }
+
+    /// How often the route cache was asked.
+    #[must_use]
+    pub fn cache_use(&self) -> CacheUse {
+        self.cache.usage()
     }
 
     /// The published table. Do not keep it: it stays what it was.

@@ -17,7 +17,7 @@ use crossbeam_utils::CachePadded;
 use http::{Method, StatusCode, Version};
 
 pub use cells::{Counter, CounterTable, Histogram};
-pub use control::{ControlStats, Expiry, Present, TargetHealth};
+pub use control::{CacheUse, ControlStats, Expiry, Present, TargetHealth};
 pub use latencies::Latencies;
 pub use tally::{FailedBy, Tally};
 
@@ -123,6 +123,8 @@ pub struct CutCells {
 pub struct HandshakeCells {
     pub tls12: Counter,
     pub tls13: Counter,
+    /// How long those took.
+    pub took: Histogram,
     /// Of those, how many went on with a session that was there before.
     pub resumed: Counter,
     pub failed: Counter,

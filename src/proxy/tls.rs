@@ -68,6 +68,7 @@ enum Failure {
 /// Carries out the handshake. `None`: it failed, which is counted and costs nobody else.
 pub(crate) async fn accept(worker: &Worker, certs: &Certs, stream: TcpStream) -> Option<(Socket, Tls)> {
     let cells = &worker.cells().handshakes;
+    let began = worker.clock.now();
     let mut wire = Some(Wire::new(stream));
     match shake(certs, &mut wire, worker.settings.limits.handshake).await {
         Ok((stream, session)) => {
@@ -75,6 +76,7 @@ pub(crate) async fn accept(worker: &Worker, certs: &Certs, stream: TcpStream) ->
             let is_13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
             let (version, count) = if is_13 { ("1.3", &cells.tls13) } else { ("1.2", &cells.tls12) };
             count.add(1);
+            cells.took.observe(worker.clock.now().saturating_duration_since(began));
             if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
                 cells.resumed.add(1);
             }

@@ -7,6 +7,7 @@ use dashmap::DashMap;
 
 use super::host::HostName;
 use super::table::HostMatch;
+use crate::telemetry::CacheUse;
 
 /// Strangers choose host names under wildcards; more than these are not remembered.
 const ENTRIES_MAX: usize = 65_536;
@@ -20,10 +21,24 @@ pub struct RouteCache {
     count: AtomicUsize,
     /// The generation of the last sweep.
     swept: AtomicU64,
+    /// Written by all workers: it is asked only for what their memos do not know.
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 impl RouteCache {
     pub(super) fn find(&self, host: &HostName, generation: u64) -> Option<HostMatch> {
+        let found = self.known(host, generation);
+        let count = if found.is_some() { &self.hits } else { &self.misses };
+        count.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    pub(super) fn usage(&self) -> CacheUse {
+        CacheUse { hits: self.hits.load(Ordering::Relaxed), misses: self.misses.load(Ordering::Relaxed) }
+    }
+
+    fn known(&self, host: &HostName, generation: u64) -> Option<HostMatch> {
         let entry = self.entries.get(host)?;
         let (tag, found) = entry.value();
         let valid = *tag == generation || crate::fault::sabotaged("cache_without_generation");

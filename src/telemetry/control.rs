@@ -28,7 +28,7 @@ pub struct ControlStats {
     drain: Histogram,
     in_flight_at_cutover: Family<Words, Histogram>,
     operations: Counters<[(&'static str, &'static str); 2]>,
-    operation_duration: Histogram,
+    operation_duration: Family<Words, Histogram>,
     corrections: Counters<Words>,
     runtime_up: Gauge,
     store_commit: Histogram,
@@ -43,8 +43,17 @@ pub struct Present {
     /// Of the route table.
     pub generation: u64,
     pub routes: usize,
+    /// How often the route cache was asked.
+    pub cache: CacheUse,
     pub targets: Vec<TargetHealth>,
     pub certificates: Vec<Expiry>,
+}
+
+/// Names that no exact route has, by whether the route cache knew them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheUse {
+    pub hits: u64,
+    pub misses: u64,
 }
 
 /// Until when a certificate is good.
@@ -73,7 +82,7 @@ impl Default for ControlStats {
             drain: Histogram::new(LONG),
             in_flight_at_cutover: Family::new_with_constructor(|| Histogram::new(REQUESTS)),
             operations: Family::default(),
-            operation_duration: Histogram::new(LONG),
+            operation_duration: Family::new_with_constructor(|| Histogram::new(LONG)),
             corrections: Family::default(),
             runtime_up: Gauge::default(),
             store_commit: Histogram::new(SHORT),
@@ -113,7 +122,7 @@ impl ControlStats {
     /// An operation ended. `kind` and `result` are words of closed lists.
     pub fn operation_ended(&self, kind: &'static str, result: &'static str, took: Duration) {
         self.operations.get_or_create(&[("kind", kind), ("result", result)]).inc();
-        self.operation_duration.observe(took.as_secs_f64());
+        self.operation_duration.get_or_create(&[("kind", kind)]).observe(took.as_secs_f64());
     }
 
     /// What runs was not what should run, and `op`, a word of a closed list, was done about it.
@@ -195,6 +204,14 @@ impl Present {
         registry.register("route_table_generation", "Rises with every publish", gauge(generation));
         let routes = i64::try_from(self.routes).unwrap_or(i64::MAX);
         registry.register("routes", "Published routes", gauge(routes));
+        for (name, help, count) in [
+            ("route_cache_hits", "Names of no exact route that the route cache knew", self.cache.hits),
+            ("route_cache_misses", "Names of no exact route that it did not know", self.cache.misses),
+        ] {
+            let counter: Counter = Counter::default();
+            counter.inc_by(count);
+            registry.register(name, help, counter);
+        }
         let health: Family<Vec<(&'static str, String)>, Gauge> = Family::default();
         for target in &self.targets {
             let labels = vec![

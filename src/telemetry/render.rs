@@ -263,6 +263,11 @@ fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) ->
     for (result, version, of) in HANDSHAKES {
         counter(&mut metric, &vec![("result", result), ("version", version)], sum(of))?;
     }
+    let help = "Of a TLS handshake that succeeded";
+    let unit = Some(&Unit::Seconds);
+    let metric = encoder.encode_descriptor("tls_handshake_duration", help, unit, MetricType::Histogram)?;
+    let took = telemetry.workers.iter().map(|cells| &cells.handshakes.took);
+    encode_histogram(metric, Measure::Seconds, took)?;
     let help = "TLS handshakes that went on with an earlier session";
     let mut metric = encoder.encode_descriptor("tls_resumptions", help, None, MetricType::Counter)?;
     metric.encode_counter::<NoLabelSet, _, u64>(&sum(|cells| &cells.handshakes.resumed), None)?;
@@ -315,18 +320,25 @@ fn histogram(
     };
     let mut metric = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
     for stats in backends {
-        let mut buckets = measure.buckets();
-        let mut sum = 0;
-        for cells in stats.iter().flat_map(|stats| &stats.workers).map(|cells| of(cells)) {
-            cells.add_to(&mut buckets);
-            sum += cells.sum();
-        }
-        let total = measure.of(sum);
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        let labels = labelled(named(stats), &[]);
-        metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(total, count, &buckets, None)?;
+        let cells = stats.iter().flat_map(|stats| &stats.workers).map(|cells| of(cells));
+        encode_histogram(metric.encode_family(&labelled(named(stats), &[]))?, measure, cells)?;
     }
     Ok(())
+}
+
+/// One histogram of what several workers counted.
+fn encode_histogram<'a>(
+    mut metric: MetricEncoder<'_>,
+    measure: Measure,
+    counted: impl Iterator<Item = &'a Histogram>,
+) -> fmt::Result {
+    let (mut buckets, mut sum) = (measure.buckets(), 0);
+    for cells in counted {
+        cells.add_to(&mut buckets);
+        sum += cells.sum();
+    }
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    metric.encode_histogram::<NoLabelSet>(measure.of(sum), count, &buckets, None)
 }
 
 fn counter(metric: &mut MetricEncoder<'_>, labels: &Labels<'_>, count: u64) -> fmt::Result {

@@ -1,5 +1,11 @@
 //! What a scrape tells of deploys, of the runtime, of the store and of the configuration.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockgate::gate::InFlight;
+use lockgate::telemetry::{ControlStats, Expiry, Present, TargetHealth, Telemetry};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -40,7 +46,13 @@ async fn a_scrape_tells_of_deploys_instances_and_the_configuration() {
         ("lockgate_swap_publish_seconds_count", 2.0),
         ("lockgate_swap_drain_seconds_count", 1.0),
         (r#"lockgate_swap_in_flight_at_cutover_count{kind="stream"}"#, 2.0),
-        ("lockgate_operation_duration_seconds_count", 2.0),
+        (r#"lockgate_operation_duration_seconds_count{kind="deploy"}"#, 2.0),
+        // One answer: of 0 bytes asked and a few got.
+        ("lockgate_upstream_response_head_seconds_count{app=\"web\"", 1.0),
+        ("lockgate_http_request_body_size_bytes_bucket{le=\"0.0\",app=\"web\"", 1.0),
+        ("lockgate_http_response_body_size_bytes_bucket{le=\"0.0\",app=\"web\"", 0.0),
+        ("lockgate_http_response_body_size_bytes_bucket{le=\"1024.0\",app=\"web\"", 1.0),
+        ("lockgate_http_response_body_size_bytes_count{app=\"web\"", 1.0),
         ("lockgate_runtime_up", 1.0),
         ("lockgate_config_last_reload_success", 1.0),
         ("lockgate_target_health{", 1.0),
@@ -77,6 +89,74 @@ async fn a_scrape_tells_of_deploys_instances_and_the_configuration() {
         scrape(&lockgate).await.contains(r#"lockgate_reconcile_corrections_total{op="start"}"#)
     })
     .await;
+}
+
+/// What is held up, and by what: a wait of Lockgate's own is not the target's time, a slow target's is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_target_leaves_out_what_its_requests_waited_before() {
+    let lockgate = Lockgate::start("").await;
+    lockgate.with_sleeping_preview().await;
+    lockgate.version("x.web.test").await.unwrap();
+    let text = scrape(&lockgate).await;
+    // Most of it was the start of the instance.
+    let sum = |metric: &str| value(&text, &format!("lockgate_{metric}_seconds_sum{{app=\"web\""));
+    let of_wakes = value(&text, r#"lockgate_operation_duration_seconds_sum{kind="wake"}"#);
+    assert!(of_wakes > 0.0, "{text}");
+    let (waited, answered) = (sum("http_response_first_byte"), sum("upstream_response_head"));
+    assert!(waited > of_wakes / 2.0 && answered < waited / 2.0, "{waited} {answered} {of_wakes}\n{text}");
+    assert_eq!(value(&text, r#"lockgate_operations_total{kind="wake",result="succeeded"}"#), 1.0);
+    assert_eq!(value(&text, r#"lockgate_holds_total{app="web""#), 1.0, "{text}");
+}
+
+/// Names that no exact route has: the first look-up fills the route cache, and who asks for the same on another connection
+/// finds it by then, or in its worker's memo.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_looked_up_again_and_again_is_known() {
+    let lockgate = Lockgate::start("").await;
+    lockgate.deploy("one").await.unwrap();
+    for _ in 0..20 {
+        lockgate.raw("nobody.web.test").await;
+    }
+    let text = scrape(&lockgate).await;
+    let of = |what: &str| value(&text, &format!("lockgate_route_{what}_total "));
+    let (hits, misses) = (of("cache_hits"), of("cache_misses"));
+    // Who has no route is remembered by nobody.
+    assert!(hits + misses <= of("memo_misses") && misses >= 1.0, "{text}");
+    assert_eq!(value(&text, r#"lockgate_errors_total{reason="ephemeral_unknown"}"#), 20.0);
+}
+
+#[test]
+fn the_page_on_metrics_names_each_that_is_shown_and_no_other() {
+    let page = include_str!("../../docs/metrics.md");
+    let named: BTreeSet<&str> = page
+        .split(|character: char| !character.is_ascii_alphanumeric() && character != '_')
+        .filter(|word| word.starts_with("lockgate_") || word.starts_with("process_"))
+        .collect();
+    // What never happened has no series.
+    let stats = ControlStats::default();
+    stats.swapped(Duration::ZERO, InFlight::default());
+    stats.operation_ended("deploy", "succeeded", Duration::ZERO);
+    stats.corrected("start");
+    stats.ordered("issued");
+    let target = TargetHealth {
+        app: "web".to_owned(),
+        environment: "production".to_owned(),
+        deployment: "d".to_owned(),
+        instance: "i".to_owned(),
+        is_healthy: true,
+    };
+    let expiry = Expiry { names: "a.test".to_owned(), at: 0.0 };
+    let present = Present { certificates: vec![expiry], targets: vec![target], ..Present::default() };
+    let text = Arc::new(Telemetry::new(1)).render_with(&stats, &present);
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let shown: BTreeSet<String> = types
+        .map(|line| match line.split_once(' ').unwrap() {
+            (name, "counter") => format!("{name}_total"),
+            (name, "info") => format!("{name}_info"),
+            (name, _) => name.to_owned(),
+        })
+        .collect();
+    assert_eq!(named, shown.iter().map(String::as_str).collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]

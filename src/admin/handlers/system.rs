@@ -114,6 +114,7 @@ pub(crate) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     let present = Present {
         generation: admin.routing.generation(),
         routes: admin.routing.table().iter().map(|routes| routes.paths().len()).sum(),
+        cache: admin.routing.cache_use(),
         targets: serving
             .map(|instance| TargetHealth {
                 app: instance.app.to_string(),
