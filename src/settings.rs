@@ -13,6 +13,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use schemars::JsonSchema;
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
@@ -352,6 +353,9 @@ pub struct Percent(u16);
 #[schema(value_type = String)]
 pub struct Delay(pub Duration);
 
+/// Reads one.
+struct DelayText;
+
 /// A value that appears in no answer, log, or debug output.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, ToSchema)]
 #[serde(transparent)]
@@ -569,14 +573,23 @@ impl Serialize for Delay {
 
 impl<'de> Deserialize<'de> for Delay {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        let delay = humantime::parse_duration(&text).map(Self).map_err(|cause| {
-            serde::de::Error::custom(format!(
-                "{text:?} is not a duration ({cause}): write it as 250ms, 30s, 5m or 1h"
-            ))
+        from.deserialize_str(DelayText)
+    }
+}
+
+impl Visitor<'_> for DelayText {
+    type Value = Delay;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration with its unit: 250ms, 30s, 5m or 1h")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Delay, E> {
+        let delay = humantime::parse_duration(text).map(Delay).map_err(|cause| {
+            E::custom(format!("{text:?} is not a duration ({cause}): write it as 250ms, 30s, 5m or 1h"))
         })?;
-        if delay > Self::MAX {
-            return Err(serde::de::Error::custom(format!("{text:?} is longer than ten years")));
+        if delay > Delay::MAX {
+            return Err(E::custom(format!("{text:?} is longer than ten years")));
         }
         Ok(delay)
     }

@@ -120,11 +120,20 @@ impl<'a> Findings<'a> {
             let remedy = "write its keys below it, each on a line of its own, as in config/lockgate.yaml";
             return self.add(path, format!("{found}expected keys and their values"), remedy);
         }
+        if let Some((found, number)) = message.rsplit_once("expected ")
+            && let Some(number) = whole_number(number)
+        {
+            let remedy = "write it in digits, without a unit and without quotes";
+            return self.add(path, format!("{found}expected {number}"), remedy);
+        }
         let remedy = match quoted.as_slice() {
             [word, known @ ..] if message.starts_with("unknown variant") => nearest(word, known)
                 .map_or_else(|| "write one of these".to_owned(), |near| format!("did you mean `{near}`?")),
             _ if message.contains("socket address") => {
                 "write ADDRESS:PORT, for example 127.0.0.1:8080 or [::1]:8080".to_owned()
+            }
+            _ if message.contains("expected a duration") || message.contains("is not a duration") => {
+                "write it with its unit, for example 5s".to_owned()
             }
             _ if is_env(path) => "write text; numbers and words such as true in quotes".to_owned(),
             _ => "see config/lockgate.yaml, or `lockgate config schema`".to_owned(),
@@ -246,6 +255,16 @@ pub(super) fn is_env(path: &str) -> bool {
     // The name of an app has no dot.
     let mut keys = path.split(['.', '[']);
     keys.next() == Some("apps") && keys.nth(1) == Some("env")
+}
+
+/// A type of Rust's as people know it.
+fn whole_number(rust_type: &str) -> Option<&'static str> {
+    Some(match rust_type {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        _ => return None,
+    })
 }
 
 /// The message of the typed pass without the value that it repeats.
