@@ -33,12 +33,14 @@ pub(crate) fn answers(test: &str) -> bool {
 }
 
 impl Engine {
-    /// The machine's own, never to be stopped.
+    /// The machine's own, never to be stopped. The image is built once for all tests of a run.
     pub(crate) async fn shared(test: &str) -> Option<Self> {
+        static BUILT: tokio::sync::OnceCell<Engine> = tokio::sync::OnceCell::const_new();
         if !answers(test) {
             return None;
         }
-        Some(Self::with_image(PathBuf::from("/var/run/docker.sock")).await)
+        let built = BUILT.get_or_init(|| Self::with_image(PathBuf::from("/var/run/docker.sock"))).await;
+        Some(built.clone())
     }
 
     async fn with_image(socket: PathBuf) -> Self {

@@ -42,6 +42,8 @@ pub(crate) struct Lockgate {
 pub(crate) struct Holdings {
     pub(crate) descriptors: usize,
     pub(crate) threads: usize,
+    /// Memory of its own, in bytes: without the pages of its program file.
+    pub(crate) resident: u64,
 }
 
 impl Lockgate {
@@ -167,11 +169,12 @@ impl Lockgate {
 
     /// What the process holds now.
     pub(crate) fn held(&self) -> Holdings {
-        let of = |what: &str| {
-            let folder = format!("/proc/{}/{what}", self.child.as_ref().unwrap().id());
-            std::fs::read_dir(folder).unwrap().count()
-        };
-        Holdings { descriptors: of("fd"), threads: of("task") }
+        let process = format!("/proc/{}", self.child.as_ref().unwrap().id());
+        let of = |what: &str| std::fs::read_dir(format!("{process}/{what}")).unwrap().count();
+        let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
+        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        let kibibytes: u64 = anonymous.trim().trim_end_matches(" kB").parse().unwrap();
+        Holdings { descriptors: of("fd"), threads: of("task"), resident: kibibytes * 1024 }
     }
 
     /// Children that have ended and were not waited for.
