@@ -10,13 +10,15 @@ use lockgate::clock::SystemClock;
 use lockgate::verify::{Handle, Target, Verdict, Verifier, VerifyOptions};
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::sync::SemaphorePermit;
 use tokio::task::JoinSet;
 
 use crate::engine::OwnEngine;
-use crate::support::{HOST, Lockgate, PATIENCE, eventually};
+use crate::support::{HOST, Lockgate, PATIENCE, eventually, turn_for_load};
 
 /// Load on the app until [`Load::stop`].
 struct Load {
+    _turn: SemaphorePermit<'static>,
     handle: Handle,
     run: JoinSet<Verdict>,
 }
@@ -33,13 +35,14 @@ impl Load {
             mix: "get=8,sse=1,websocket=1".parse().unwrap(),
             ..VerifyOptions::new(target)
         };
+        let _turn = turn_for_load().await;
         let verifier = Verifier::new(options, Arc::new(SystemClock));
         let handle = verifier.handle();
         handle.swap_answered(handle.swap_called("one"));
         let mut run = JoinSet::new();
         run.spawn(verifier.run());
         handle.flowing().await;
-        Self { handle, run }
+        Self { _turn, handle, run }
     }
 
     async fn stop(mut self) -> Verdict {

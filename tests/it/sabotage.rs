@@ -1,23 +1,17 @@
 //! The verifier is worth something only if it catches what it is there for: each build that breaks one promise on
 //! purpose must be found out.
 
-use std::process::Command;
 use std::time::Duration;
 
 use lockgate::verify::VerifyOptions;
 
-use crate::support::{BINARY, HOST, Lockgate};
+use crate::support::{HOST, Lockgate, demo};
 
 fn found_out(sabotage: &str, arguments: &[&str]) {
     let mut told = String::new();
     // A race is not lost every time; six runs without a find are a verdict.
     for _ in 0..6 {
-        let output = Command::new(BINARY)
-            .args(["demo", "--once", "--rate", "300"])
-            .args(arguments)
-            .env("LOCKGATE_SABOTAGE", sabotage)
-            .output()
-            .unwrap();
+        let output = demo(&[&["--rate", "300"], arguments].concat(), sabotage);
         if !output.status.success() {
             return;
         }

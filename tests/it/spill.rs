@@ -1,12 +1,12 @@
 //! P1 nothing spilled and P2 cutover is a point in time: swaps under the verifier's load, on both runtimes.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
-use crate::support::BINARY;
+use crate::support;
 
 fn demo(arguments: &[&str]) -> Output {
     // A rate that a busy machine keeps up with in a debug build, too.
-    Command::new(BINARY).args(["demo", "--once", "--rate", "80"]).args(arguments).output().unwrap()
+    support::demo(&[&["--rate", "80"], arguments].concat(), "")
 }
 
 fn assert_clean(output: &Output) {

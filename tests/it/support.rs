@@ -13,6 +13,7 @@ use lockgate::verify::{Handle, Verdict, Verifier, VerifyOptions};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::engine::Engine;
 
@@ -299,6 +300,7 @@ impl Lockgate {
             stream_duration: Duration::from_secs(1).into(),
             ..VerifyOptions::new(format!("http://127.0.0.1:{}", self.port).parse().unwrap())
         };
+        let _turn = turn_for_load().await;
         let verifier = Verifier::new(options, Arc::new(SystemClock));
         let handle = verifier.handle();
         let working = async {
@@ -429,6 +431,22 @@ fn config(folder: &Path, port: u16, watch: &str) -> serde_json::Value {
             },
         } },
     })
+}
+
+/// Most tests wait, and many run at once; but those that put load on something keep the machine busy, and more than two of
+/// them would time one another out.
+pub(crate) async fn turn_for_load() -> SemaphorePermit<'static> {
+    static TURNS: Semaphore = Semaphore::const_new(2);
+    TURNS.acquire().await.unwrap()
+}
+
+/// Swaps under load, by the program itself.
+#[tokio::main(flavor = "current_thread")]
+pub(crate) async fn demo(arguments: &[&str], sabotage: &str) -> Output {
+    let _turn = turn_for_load().await;
+    let mut command = Command::new(BINARY);
+    command.args(["demo", "--once"]).args(arguments).env("LOCKGATE_SABOTAGE", sabotage);
+    command.output().unwrap()
 }
 
 /// For [`Lockgate::under_load`]: submissions are recorded, and no drain is cut short on a slow machine.

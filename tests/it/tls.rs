@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::ca::{Ca, Leaf};
-use crate::support::{HOST, Lockgate, PATIENCE, eventually, for_load, free_port};
+use crate::support::{HOST, Lockgate, PATIENCE, eventually, for_load, free_port, turn_for_load};
 
 const NAMES: [&str; 2] = [HOST, "www.web.test"];
 
@@ -73,6 +73,7 @@ impl Bed {
             ca: Some(ca.parse().unwrap()),
             ..VerifyOptions::new(format!("https://127.0.0.1:{}", self.port).parse().unwrap())
         };
+        let _turn = turn_for_load().await;
         let verifier = Verifier::new(options, Arc::new(SystemClock));
         let handle = verifier.handle();
         let working = async {

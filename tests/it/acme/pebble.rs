@@ -28,7 +28,9 @@ struct Ports {
 
 /// Whether there is one. Without it the test is reported as skipped; under `LOCKGATE_TEST_PEBBLE=require` it fails.
 pub(crate) fn is_there(test: &str) -> bool {
-    let found = |program| Command::new(program).arg("-h").stderr(Stdio::null()).status().is_ok();
+    let found = |program| {
+        Command::new(program).arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+    };
     let is_there = found("pebble") && found("pebble-challtestsrv") && found("curl");
     if !is_there {
         let is_required = std::env::var("LOCKGATE_TEST_PEBBLE").is_ok_and(|value| value == "require");
