@@ -52,6 +52,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// Whether clients may speak HTTP/2.
     pub http2: bool,
+    /// Who has to begin connections to `http` with a PROXY header; `None`: nobody.
+    pub proxy_protocol: Option<Vec<IpNet>>,
     pub admin_socket: PathBuf,
     pub admin_address: Option<SocketAddr>,
     pub data_dir: PathBuf,
@@ -174,6 +176,7 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
     let mut rest = Value::Mapping(rest);
     let document: Document = typed("", &mut rest, findings)?;
     // After the typed pass it holds only what is right: nothing is told a second time for each app.
+        proxy_protocol: document.listeners.http.proxy_protocol.map(|proxies| proxies.from),
     let deploy = rest.get("deploy").and_then(Value::as_mapping).cloned().unwrap_or_default();
     check::deploy("deploy", &deploy, &document.deploy, findings);
     let apps = apps.into_iter().filter_map(|(name, value)| app(&name, value, &deploy, findings)).collect();

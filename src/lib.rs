@@ -27,6 +27,7 @@ mod gate_tests; // not inside gate.rs, which tests/gate_model.rs compiles with l
 pub mod ids;
 pub mod probe;
 pub mod proxy;
+mod proxy_header;
 pub mod routing;
 pub mod runtime;
 pub mod sample;

@@ -29,6 +29,7 @@ mod io;
 mod memo;
 mod plane;
 mod preview_auth;
+mod proxied;
 mod raw_heads;
 mod request_id;
 mod response;

@@ -309,12 +309,14 @@ fn proxy_settings(config: &Config, certs: &Arc<Certs>, debug_generation: bool) -
     let seconds = config.tls.hsts.0.as_secs();
     let tls = TlsSettings {
         listen: config.tls.listen.clone(),
+        proxy_protocol: config.tls.proxy_protocol.clone(),
         certs: Arc::clone(certs),
         redirect: config.redirect,
         hsts: (seconds > 0).then(|| HeaderValue::try_from(format!("max-age={seconds}")).ok()).flatten(),
     };
     ProxySettings {
         listen: config.http.clone(),
+        proxy_protocol: config.proxy_protocol.clone(),
         tls: Some(tls).filter(|tls| !tls.listen.is_empty()),
         http2: config.http2,
         trusted_proxies: config.trusted_proxies.clone(),
@@ -338,6 +340,7 @@ fn limits(config: &LimitsConfig) -> Limits {
     let own = Limits::default();
     let or = |given: Option<crate::settings::Delay>, own| given.map_or(own, |delay| delay.0);
     Limits {
+        proxy_header: or(config.proxy_header, own.proxy_header),
         handshake: or(config.handshake, own.handshake),
         keep_alive: or(config.keep_alive, own.keep_alive),
         head: or(config.head, own.head),

@@ -338,6 +338,18 @@ pub enum Protocol {
 /// A number of instances, 1 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, ToSchema)]
 #[serde(transparent)]
+/// A version of the PROXY protocol.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, ToSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
 #[schema(value_type = u16)]
 pub struct Replicas(#[schemars(range(min = 1, max = 100))] u16);
 

@@ -107,6 +107,7 @@ pub struct WorkerCells {
     pub client_aborts: Counter,
     pub access_log_dropped: Counter,
     pub handshakes: HandshakeCells,
+    pub proxy_headers: ProxyHeaderCells,
     /// Own answers by code.
     errors: CounterTable<48>,
 }
@@ -133,6 +134,21 @@ pub struct HandshakeCells {
     pub not_tls: Counter,
     /// Whoever validates a challenge of ACME was shown the answer.
     pub challenges: Counter,
+}
+
+/// How connections began that have to begin with a PROXY header.
+#[derive(Debug, Default)]
+pub struct ProxyHeaderCells {
+    pub ok: Counter,
+    /// Not from a network that may send one.
+    pub untrusted: Counter,
+    /// With something else.
+    pub missing: Counter,
+    /// Too long ones included.
+    pub malformed: Counter,
+    pub timed_out: Counter,
+    /// The peer closed before, as who only looks whether somebody listens.
+    pub closed: Counter,
 }
 
 /// All that is counted by one data plane.

@@ -26,8 +26,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("certs", &["routing"]),
     ("acme", &["certs", "routing", "telemetry"]),
     // Of certs: look-ups.
-    ("proxy", &["certs", "gate", "routing", "telemetry", "upstream"]),
-    ("probe", &[]),
+    ("proxy", &["certs", "gate", "proxy_header", "routing", "telemetry", "upstream"]),
+    ("proxy_header", &[]),
+    // Of connections that begin with one.
+    ("probe", &["proxy_header"]),
     ("runtime", &[]),
     ("store", &[]),
     ("deploy", &["gate", "probe", "routing", "runtime", "store", "telemetry"]),

@@ -32,6 +32,8 @@ mod http2_upstream;
 mod identity;
 #[path = "proxy/preview_auth.rs"]
 mod preview_auth;
+#[path = "proxy/proxied.rs"]
+mod proxied;
 #[path = "proxy/responses.rs"]
 mod responses;
 #[path = "proxy/retries.rs"]

@@ -38,6 +38,15 @@ pub(super) fn whole(config: &Config, findings: &mut Findings<'_>) {
         let remedy = "write listeners.https.address, or leave the redirect out";
         findings.add("listeners.http.redirect", "leads to no listener", remedy);
     }
+    for (key, from) in [
+        ("listeners.http.proxy_protocol.from", &config.proxy_protocol),
+        ("listeners.https.proxy_protocol.from", &config.tls.proxy_protocol),
+    ] {
+        if from.as_ref().is_some_and(Vec::is_empty) {
+            let remedy = "write the networks of the proxies, for example [10.0.0.0/8]; or leave proxy_protocol out";
+            findings.add(key, "names no network: every connection would be closed", remedy);
+        }
+    }
     if config.redirect == Some(0) {
         findings.add("listeners.http.redirect", "is 0", "write the port that clients use for https: 443");
     }
@@ -98,6 +107,7 @@ pub(super) fn deploy(path: &str, written: &Mapping, settings: &DeploySettings, f
 
 fn limits(limits: &LimitsConfig, findings: &mut Findings<'_>) {
     let delays = [
+        ("proxy_header", limits.proxy_header),
         ("handshake", limits.handshake),
         ("keep_alive", limits.keep_alive),
         ("head", limits.head),

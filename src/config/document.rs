@@ -76,6 +76,18 @@ pub(super) struct Listener {
     /// The port of https to which requests are sent by 308, for names that a certificate covers.
     pub(super) redirect: Option<u16>,
 }
+    /// Connections have to come through one of these proxies, and to begin with a PROXY header; not given: clients connect
+    /// themselves.
+    pub(super) proxy_protocol: Option<ProxiesDocument>,
+}
+
+/// Who sends PROXY headers.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProxiesDocument {
+    /// Networks of the proxies.
+    #[schemars(with = "Vec<String>")]
+    pub(super) from: Vec<IpNet>,
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -120,6 +132,8 @@ pub enum AccessLogFormat {
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// A TLS handshake, from the connection on.
+    /// A PROXY header, from the connection on, where listeners want one.
+    pub proxy_header: Option<Delay>,
     pub handshake: Option<Delay>,
     /// A kept connection without a request.
     pub keep_alive: Option<Delay>,
@@ -259,7 +273,12 @@ impl Default for Document {
 
 impl Default for Listener {
     fn default() -> Self {
-        Self { address: SocketAddr::from(([0, 0, 0, 0], 80)), also: Vec::new(), redirect: None }
+        Self {
+            address: SocketAddr::from(([0, 0, 0, 0], 80)),
+            also: Vec::new(),
+            redirect: None,
+            proxy_protocol: None,
+        }
     }
 }
 

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
 use super::acme::AcmeDocument;
 use super::diagnose::Findings;
+use super::document::ProxiesDocument;
 use super::interpolate::read_file;
 use crate::acme::AcmeSettings;
 use crate::certs::{Certificate, ClientCa, Clients, Part, PemError, Served};
@@ -32,6 +34,8 @@ pub(super) struct HttpsListener {
     also: Vec<SocketAddr>,
     /// Browsers are told to come by https alone for so long, by answers that do not say it themselves; 0s: they are not.
     pub(super) hsts: Delay,
+    /// As of `listeners.http`; the header comes before the handshake.
+    pub(super) proxy_protocol: Option<ProxiesDocument>,
 }
 
 /// Certificates, and who has to show one.
@@ -69,6 +73,8 @@ struct ClientsDocument {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TlsConfig {
     pub listen: Vec<SocketAddr>,
+    /// Who has to begin connections with a PROXY header; `None`: nobody.
+    pub proxy_protocol: Option<Vec<IpNet>>,
     pub hsts: Delay,
     pub certificates: Vec<Served>,
     pub clients: Vec<Clients>,
@@ -95,6 +101,7 @@ impl TlsConfig {
         }
         let mut config = Self {
             listen: listener.address.into_iter().chain(listener.also.iter().copied()).collect(),
+            proxy_protocol: listener.proxy_protocol.as_ref().map(|proxies| proxies.from.clone()),
             hsts: listener.hsts,
             acme: document.acme.read(data_dir, findings),
             ..Self::default()

@@ -1,10 +1,13 @@
 //! What is taken off and put on a request's head on its way upstream (RFC 9110 section 7.6, RFC 7239).
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
 use ipnet::IpNet;
+
+use crate::proxy_header::Ends;
 
 use super::client::Client;
 use super::error::ForwardError;
@@ -41,6 +44,8 @@ pub(crate) struct Peer {
     /// That it came to.
     port: u16,
     port_text: HeaderValue,
+    /// Its connection's, if a proxy said so by a PROXY header.
+    pub(crate) ends: Option<Rc<Ends>>,
 }
 
 /// `Via` as we write it.
@@ -64,7 +69,13 @@ impl Peer {
             text: text.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
             port,
             port_text: HeaderValue::from(port),
+            ends: None,
         }
+    }
+
+    /// The same, on a connection of which a proxy said that.
+    pub(crate) fn with(self, ends: Option<Rc<Ends>>) -> Self {
+        Self { ends, ..self }
     }
 
     /// Whether it is what is known of another connection of `peer` to `port`.

@@ -17,6 +17,9 @@ use crate::upstream::{BUFFER, ConnectLimits, Tick, TickLimits};
 pub struct ProxySettings {
     /// Where every worker listens, without TLS.
     pub listen: Vec<SocketAddr>,
+    /// Networks from which connections without TLS come through a proxy: each has to begin with a PROXY header, and those
+    /// from elsewhere are closed. `None`: clients connect themselves.
+    pub proxy_protocol: Option<Vec<IpNet>>,
     pub tls: Option<TlsSettings>,
     /// Whether a client may begin with HTTP/2 without having been told that it is there.
     pub http2: bool,
@@ -37,6 +40,8 @@ pub struct ProxySettings {
 #[derive(Clone, Debug)]
 pub struct TlsSettings {
     pub listen: Vec<SocketAddr>,
+    /// The same for connections with TLS: the header comes before the handshake.
+    pub proxy_protocol: Option<Vec<IpNet>>,
     pub certs: Arc<Certs>,
     /// At what port clients are sent to https, who ask by plain HTTP for a name that a certificate covers; `None`: they
     /// are not.
@@ -74,7 +79,9 @@ pub enum AccessLogFormat {
 /// Time-outs and sizes. A time-out ends what makes no progress; there is no limit on the whole of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// A TLS handshake, from the connection on.
+    /// A PROXY header, from the connection on.
+    pub proxy_header: Duration,
+    /// A TLS handshake, from the connection on, or from the PROXY header.
     pub handshake: Duration,
     /// A kept connection without a request.
     pub keep_alive: Duration,
@@ -133,6 +140,7 @@ impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            proxy_protocol: None,
             tls: None,
             http2: true,
             trusted_proxies: Vec::new(),
@@ -146,9 +154,20 @@ impl Default for ProxySettings {
     }
 }
 
+impl ProxySettings {
+    /// Who has to begin a connection by that scheme with a PROXY header; `None`: nobody.
+    pub(crate) fn headers_from(&self, scheme: Scheme) -> Option<&[IpNet]> {
+        match scheme {
+            Scheme::Http => self.proxy_protocol.as_deref(),
+            Scheme::Https => self.tls.as_ref()?.proxy_protocol.as_deref(),
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            proxy_header: Duration::from_secs(5),
             handshake: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
             head: Duration::from_secs(10),

@@ -15,6 +15,7 @@ use tokio::task::JoinError;
 
 use crate::certs::Certs;
 use crate::clock::Clock;
+use crate::proxy_header::Ends;
 use crate::routing::Routing;
 use crate::telemetry::{Telemetry, WorkerCells};
 use crate::upstream::balance::{self, Judge};
@@ -25,6 +26,7 @@ use super::addresses::{Addresses, Place};
 use super::client::Client;
 use super::headers::{Peer, Via};
 use super::memo::Memos;
+use super::proxied;
 use super::request_id::RequestIds;
 use super::retry::RetryBudget;
 use super::server;
@@ -112,11 +114,13 @@ pub(crate) struct Listener {
 }
 
 /// A client's connection, and the port that it came to.
-struct Accepted {
-    stream: TcpStream,
-    peer: SocketAddr,
-    scheme: Scheme,
+pub(crate) struct Accepted {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) scheme: Scheme,
     port: u16,
+    /// Its client's, if the peer is a proxy that said so.
+    pub(crate) ends: Option<Rc<Ends>>,
 }
 
 /// A connection that is served.
@@ -174,10 +178,17 @@ impl Worker {
         }
     }
 
+    /// Counts one more connection.
+    fn count(self: &Rc<Self>) -> Counted {
+        self.open.count.set(self.open.count.get() + 1);
+        Counted(Rc::clone(self))
+    }
+
     /// Admits a connection, unless its address has too many.
-    fn admit(self: &Rc<Self>, accepted: Accepted) -> Option<Admitted> {
-        let Accepted { stream, peer, scheme, port } = accepted;
-        let peer = self.peer(peer, (scheme, port));
+    pub(crate) fn admit(self: &Rc<Self>, accepted: Accepted, counted: Counted) -> Option<Admitted> {
+        let Accepted { stream, peer, scheme, port, ends } = accepted;
+        let address = ends.as_ref().map_or(peer, |ends| ends.source);
+        let peer = self.peer(address, (scheme, port)).with(ends);
         let place = match &self.addresses {
             Some(addresses) if !peer.is_trusted() => match addresses.enter(peer.address) {
                 Some(place) => Some(place),
@@ -192,8 +203,7 @@ impl Worker {
             },
             Some(_) | None => None,
         };
-        self.open.count.set(self.open.count.get() + 1);
-        Some(Admitted { stream, scheme, peer, place, counted: Counted(Rc::clone(self)) })
+        Some(Admitted { stream, scheme, peer, place, counted })
     }
 
     /// What is known of `peer`. Often it is the one that came last: what stands before Lockgate is few.
@@ -346,8 +356,11 @@ async fn accept_all(worker: Rc<Worker>, listeners: Vec<Listener>, connections_ma
     loop {
         worker.open.less_than(connections_max).await;
         match accept(&listeners).await {
+            Ok(accepted) if worker.settings.headers_from(accepted.scheme).is_some() => {
+                tokio::task::spawn_local(proxied::serve(Rc::clone(&worker), accepted, worker.count()));
+            }
             Ok(accepted) => {
-                if let Some(admitted) = worker.admit(accepted) {
+                if let Some(admitted) = worker.admit(accepted, worker.count()) {
                     tokio::task::spawn_local(server::serve(Rc::clone(&worker), admitted));
                 }
             }
@@ -371,7 +384,7 @@ async fn accept(listeners: &[Listener]) -> std::io::Result<Accepted> {
         let mut accepted = listeners.iter().map(|listener| {
             let accepted = listener.socket.poll_accept(cx);
             let Listener { scheme, port, .. } = *listener;
-            accepted.map_ok(|(stream, peer)| Accepted { stream, peer, scheme, port })
+            accepted.map_ok(|(stream, peer)| Accepted { stream, peer, scheme, port, ends: None })
         });
         accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
     })

@@ -220,6 +220,15 @@ const HANDSHAKES: [(&str, &str, OfWorker); 6] = [
     ("challenge", "", |cells| &cells.handshakes.challenges),
 ];
 
+const PROXY_HEADERS: [(&str, OfWorker); 6] = [
+    ("ok", |cells| &cells.proxy_headers.ok),
+    ("untrusted", |cells| &cells.proxy_headers.untrusted),
+    ("missing", |cells| &cells.proxy_headers.missing),
+    ("malformed", |cells| &cells.proxy_headers.malformed),
+    ("timeout", |cells| &cells.proxy_headers.timed_out),
+    ("closed", |cells| &cells.proxy_headers.closed),
+];
+
 fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let counters: [(&str, &str, OfWorker); 10] = [
         ("listener_connections", "Client connections accepted", |cells| &cells.connections),
@@ -271,6 +280,11 @@ fn encode_workers(telemetry: &Telemetry, encoder: &mut DescriptorEncoder<'_>) ->
     let help = "TLS handshakes that went on with an earlier session";
     let mut metric = encoder.encode_descriptor("tls_resumptions", help, None, MetricType::Counter)?;
     metric.encode_counter::<NoLabelSet, _, u64>(&sum(|cells| &cells.handshakes.resumed), None)?;
+    let help = "Client connections that have to begin with a PROXY header, by how that went; only ok ones are served";
+    let mut metric = encoder.encode_descriptor("proxy_protocol_headers", help, None, MetricType::Counter)?;
+    for (result, of) in PROXY_HEADERS {
+        counter(&mut metric, &vec![("result", result)], sum(of))?;
+    }
     let help = "Open client connections";
     let mut metric = encoder.encode_descriptor("listener_connections_open", help, None, MetricType::Gauge)?;
     let open = sum(|cells| &cells.connections).saturating_sub(sum(|cells| &cells.connections_ended));

@@ -19,16 +19,16 @@ use crate::support::{OK, Plane, Upstream, field, status, within};
 use crate::support_http2::Http2;
 
 /// A data plane that listens with and without TLS.
-struct Bed {
-    plane: Plane,
+pub(crate) struct Bed {
+    pub(crate) plane: Plane,
     certs: Arc<Certs>,
-    ca: Ca,
-    upstream: Upstream,
+    pub(crate) ca: Ca,
+    pub(crate) upstream: Upstream,
 }
 
 /// A client's connection with TLS.
-struct Secure {
-    stream: TlsStream<TcpStream>,
+pub(crate) struct Secure {
+    pub(crate) stream: TlsStream<TcpStream>,
 }
 
 impl Bed {
@@ -36,13 +36,14 @@ impl Bed {
         Self::with(|_| {}, |_| {}).await
     }
 
-    async fn with(
+    pub(crate) async fn with(
         change: impl FnOnce(&mut TlsSettings),
         change_all: impl FnOnce(&mut ProxySettings),
     ) -> Self {
         let certs = Certs::new(&[HTTP_2, HTTP_11]).unwrap();
         let mut tls = TlsSettings {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
+            proxy_protocol: None,
             certs: Arc::clone(&certs),
             redirect: None,
             hsts: None,
@@ -56,17 +57,17 @@ impl Bed {
         Self { plane, certs, ca: Ca::new(), upstream }
     }
 
-    fn route(&self, host: &str) {
+    pub(crate) fn route(&self, host: &str) {
         self.plane.route(host, &self.upstream);
     }
 
-    fn offer(&self, leaves: &[&Leaf]) {
+    pub(crate) fn offer(&self, leaves: &[&Leaf]) {
         self.certs
             .publish(CertTable::new(leaves.iter().map(|leaf| served(leaf)).collect(), Vec::new()))
             .unwrap();
     }
 
-    async fn connect(&self, name: &str) -> std::io::Result<Secure> {
+    pub(crate) async fn connect(&self, name: &str) -> std::io::Result<Secure> {
         self.connect_as(self.ca.client(), name).await
     }
 
@@ -83,7 +84,7 @@ impl Bed {
     }
 
     /// To the port of TLS, without it.
-    async fn plain(&self) -> TcpStream {
+    pub(crate) async fn plain(&self) -> TcpStream {
         within(TcpStream::connect(self.plane.plane.addresses()[1])).await.unwrap()
     }
 
@@ -116,7 +117,7 @@ impl Secure {
     }
 
     /// The head of the answer to a request for that host; the connection is kept.
-    async fn ask(&mut self, host: &str) -> String {
+    pub(crate) async fn ask(&mut self, host: &str) -> String {
         self.send(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         self.head().await
     }
