@@ -12,6 +12,7 @@ mod document;
 mod interpolate;
 mod listeners;
 mod places;
+mod services;
 mod tls;
 mod typed;
 mod url;
@@ -26,11 +27,13 @@ use serde_yaml::{Mapping, Value};
 pub use diagnose::{Diagnostic, Diagnostics};
 pub use diff::diff;
 pub use document::{AccessLog, AccessLogFormat, EphemeralConfig, HistoryConfig, LimitsConfig, schema};
+pub use services::{ServiceConfig, ServiceUpstream};
 pub use tls::TlsConfig;
 
 use diagnose::{Filled, Findings};
-use document::{AppHosts, Document, ServiceDocument};
+use document::{AppHosts, Document};
 use listeners::Listeners;
+use services::service;
 use typed::typed;
 use url::{UrlPattern, UrlPatternError};
 
@@ -38,7 +41,7 @@ use crate::ids::{AppName, ServiceName};
 use crate::routing::HostName;
 use crate::routing::host::{HostError, HostPattern};
 use crate::routing::path::PathPrefix;
-use crate::settings::{AppSettings, Protocol, RuntimeKind};
+use crate::settings::{AppSettings, RuntimeKind};
 
 /// Of a configuration file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -49,11 +52,11 @@ pub struct Config {
     pub http: Vec<SocketAddr>,
     /// The port at which clients are sent to https; `None`: they are not.
     pub redirect: Option<u16>,
+    /// Who has to begin connections to `http` with a PROXY header; `None`: nobody.
+    pub proxy_protocol: Option<Vec<IpNet>>,
     pub tls: TlsConfig,
     /// Whether clients may speak HTTP/2.
     pub http2: bool,
-    /// Who has to begin connections to `http` with a PROXY header; `None`: nobody.
-    pub proxy_protocol: Option<Vec<IpNet>>,
     pub admin_socket: PathBuf,
     pub admin_address: Option<SocketAddr>,
     pub data_dir: PathBuf,
@@ -88,20 +91,6 @@ pub struct Config {
 pub struct AppConfig {
     pub hosts: Vec<HostRule>,
     pub settings: AppSettings,
-}
-
-/// Upstreams that Lockgate does not deploy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceConfig {
-    pub hosts: Vec<HostRule>,
-    pub upstreams: Vec<ServiceUpstream>,
-}
-
-/// Where a static service is, and what it speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceUpstream {
-    pub address: SocketAddr,
-    pub protocol: Protocol,
 }
 
 /// A host pattern with a path prefix.
@@ -176,17 +165,18 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
     let mut rest = Value::Mapping(rest);
     let document: Document = typed("", &mut rest, findings)?;
     // After the typed pass it holds only what is right: nothing is told a second time for each app.
-        proxy_protocol: document.listeners.http.proxy_protocol.map(|proxies| proxies.from),
     let deploy = rest.get("deploy").and_then(Value::as_mapping).cloned().unwrap_or_default();
     check::deploy("deploy", &deploy, &document.deploy, findings);
     let apps = apps.into_iter().filter_map(|(name, value)| app(&name, value, &deploy, findings)).collect();
-    let tls = TlsConfig::read(&document.listeners.https, &document.tls, &document.data_dir, findings);
+    let mut tls = TlsConfig::read(&document.listeners.https, &document.tls, &document.data_dir, findings);
     let own = Listeners::of(&document, &tls);
-    let services =
+    let services: BTreeMap<_, _> =
         services.into_iter().filter_map(|(name, value)| service(&name, value, &own, findings)).collect();
+    tls.files.extend(services.values().filter_map(|service: &ServiceConfig| service.ca.clone()));
     let config = Config {
         http: document.listeners.http.addresses(),
         redirect: document.listeners.http.redirect,
+        proxy_protocol: document.listeners.http.proxy_protocol.map(|proxies| proxies.from),
         tls,
         http2: document.listeners.http2,
         admin_socket: document.admin.socket,
@@ -269,47 +259,6 @@ fn overlay(entries: &mut Mapping, common: &Mapping) {
         Some(_) => return,
     }
     entries.insert(Value::String("deploy".to_owned()), Value::Mapping(merged));
-}
-
-fn service(
-    name: &str,
-    mut value: Value,
-    own: &Listeners,
-    findings: &mut Findings<'_>,
-) -> Option<(ServiceName, ServiceConfig)> {
-    let path = format!("services.{name}");
-    let name: ServiceName = parsed(&path, name, findings)?;
-    let document: ServiceDocument = typed(&path, &mut value, findings)?;
-    let hosts = AppHosts(document.hosts).rules(&path, findings);
-    let mut upstreams = Vec::new();
-    for (at, text) in document.upstreams.iter().enumerate() {
-        match upstream(text) {
-            Some(upstream) => {
-                own.refuse(&format!("{path}.upstreams[{at}]"), text, upstream.address, findings);
-                upstreams.push(upstream);
-            }
-            None => {
-                let path = format!("{path}.upstreams[{at}]");
-                let message = format!("{} is not an upstream", findings.shown(&path, text));
-                let remedy = "write http://ADDRESS:PORT or h2c://ADDRESS:PORT with an IP address, for example http://10.0.0.5:8080";
-                findings.add(&path, message, remedy);
-            }
-        }
-    }
-    if document.upstreams.is_empty() {
-        findings.add(&path, "has no upstreams", "name at least one");
-    }
-    Some((name, ServiceConfig { hosts, upstreams }))
-}
-
-fn upstream(text: &str) -> Option<ServiceUpstream> {
-    let (protocol, rest) = match text.split_once("://")? {
-        ("http", rest) => (Protocol::Http1, rest),
-        ("h2c", rest) => (Protocol::H2c, rest),
-        _ => return None,
-    };
-    let address: SocketAddr = rest.strip_suffix('/').unwrap_or(rest).parse().ok()?;
-    (address.port() > 0).then_some(ServiceUpstream { address, protocol })
 }
 
 fn parsed<T: std::str::FromStr<Err = impl std::fmt::Display>>(

@@ -11,11 +11,13 @@ use http::header::USER_AGENT;
 use http::request::Builder;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
-use crate::settings::{Protocol, StatusRange};
+use crate::proxy_header::{self, Ends};
+use crate::settings::{Protocol, ProxyProtocol, StatusRange};
 
 /// Of an answer; the rest is not read.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -29,6 +31,8 @@ pub enum Probe {
         path: String,
         status: StatusRange,
         protocol: Protocol,
+        /// The connection begins with a PROXY header, as those of clients do.
+        proxy_protocol: Option<ProxyProtocol>,
     },
 }
 
@@ -67,13 +71,17 @@ impl Probe {
         clock: &Arc<dyn Clock>,
     ) -> Result<(), ProbeError> {
         let asked = async {
-            let stream = TcpStream::connect(address)
+            let mut stream = TcpStream::connect(address)
                 .await
                 .map_err(|error| ProbeError::Connect { address, detail: error.to_string() })?;
             match self {
                 Self::Tcp => Ok(()),
-                Self::Http { path, status, protocol } => {
+                Self::Http { path, status, protocol, proxy_protocol } => {
                     let asked = Asked { address, path, expected: *status, began: clock.now() };
+                    if let Some(version) = proxy_protocol {
+                        let introduced = introduce(&mut stream, *version).await;
+                        introduced.map_err(|error| asked.broken(error.to_string()))?;
+                    }
                     match protocol {
                         Protocol::Http1 => get(stream, &asked, clock).await,
                         Protocol::H2c => get_http2(stream, &asked, clock).await,
@@ -153,6 +161,12 @@ impl Asked<'_> {
     }
 }
 
+/// Says that the connection is nobody's but ours.
+async fn introduce(stream: &mut TcpStream, version: ProxyProtocol) -> std::io::Result<()> {
+    let ends = Ends { source: stream.local_addr()?, destination: stream.peer_addr()? };
+    stream.write_all(&proxy_header::of_own(version, ends)).await
+}
+
 async fn get(stream: TcpStream, asked: &Asked<'_>, clock: &Arc<dyn Clock>) -> Result<(), ProbeError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -213,6 +227,41 @@ async fn get_http2(stream: TcpStream, asked: &Asked<'_>, clock: &Arc<dyn Clock>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_app_that_is_told_whose_connections_come_is_told_of_a_check() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let clock: Arc<dyn Clock> = Arc::new(crate::clock::SystemClock);
+        for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let app = async {
+                let (mut stream, peer) = listener.accept().await.unwrap();
+                let expected = match version {
+                    ProxyProtocol::V1 => {
+                        let (from, to) = (peer.port(), address.port());
+                        format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {to}\r\n").into_bytes()
+                    }
+                    ProxyProtocol::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec(),
+                };
+                let mut got = vec![0; expected.len() + 4];
+                stream.read_exact(&mut got).await.unwrap();
+                assert_eq!(got, [&expected[..], b"GET "].concat());
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                stream
+            };
+            let probe = Probe::Http {
+                path: "/up".to_owned(),
+                status: StatusRange::default(),
+                protocol: Protocol::Http1,
+                proxy_protocol: Some(version),
+            };
+            let asked = probe.ask(address, Duration::from_secs(60), &clock);
+            let (_stream, answer) = tokio::join!(app, asked);
+            answer.unwrap();
+        }
+    }
 
     #[test]
     fn a_redirect_is_told_apart_by_where_it_leads() {

@@ -62,6 +62,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use crate::gate::Refused;
+use crate::proxy_header;
 use crate::upstream::{self, Answer, LocalTarget, RequestBody, RequestGuard, ResponseBody, Source, balance};
 
 use body::Body;
@@ -200,7 +201,15 @@ async fn forward(
         exchange.mark = mark;
         tries.address(request, &route, client, memo.generation);
         let cells = &backend.backend.stats.of(worker.number).connects;
-        match upstream::send(target, &mut unsent, cells).await {
+        let sent = match target.target.proxy_protocol {
+            None => upstream::send(target, &mut unsent, cells).await,
+            Some(version) => {
+                let header = proxy_header::of_client(version, client.ends(request.headers())?);
+                // Boxed because it is rare.
+                Box::pin(upstream::send_for(&header, target, &mut unsent, cells)).await
+            }
+        };
+        match sent {
             Ok(answer) => {
                 exchange.reached(&answer);
                 if answer.response.status().is_server_error() {

@@ -25,6 +25,7 @@ pub mod skew;
 pub mod split;
 pub mod standing;
 pub mod table;
+pub mod tls;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

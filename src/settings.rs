@@ -39,6 +39,9 @@ pub struct AppSettings {
     pub port: Option<u16>,
     /// What the app speaks on that port. Clients speak what they like.
     pub protocol: Protocol,
+    /// The app is told whose request comes by a PROXY header, which is the first of each connection to it; each request then
+    /// has a connection of its own. For `protocol: http1` alone.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Environment variables; encrypted at rest, never shown again.
     #[serde(skip_serializing)]
     pub env: BTreeMap<String, Secret>,
@@ -335,9 +338,6 @@ pub enum Protocol {
     H2c,
 }
 
-/// A number of instances, 1 to 100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, ToSchema)]
-#[serde(transparent)]
 /// A version of the PROXY protocol.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, ToSchema,
@@ -350,6 +350,9 @@ pub enum ProxyProtocol {
     V2,
 }
 
+/// A number of instances, 1 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, ToSchema)]
+#[serde(transparent)]
 #[schema(value_type = u16)]
 pub struct Replicas(#[schemars(range(min = 1, max = 100))] u16);
 
@@ -383,6 +386,7 @@ impl Default for AppSettings {
             directory: None,
             port: None,
             protocol: Protocol::default(),
+            proxy_protocol: None,
             env: BTreeMap::new(),
             volumes: Vec::new(),
             replicas: Replicas::default(),

@@ -8,7 +8,9 @@
 //! 2. A request is sent again only if the first target cannot have acted on it: none of it was written, or it
 //!    was idempotent, without a body, and on a kept connection that closed before it answered. Over HTTP/2 the target may
 //!    also say that it did not begin with it.
-//! 3. Every open connection holds a guard of its target's `connections` gate.
+//! 3. A connection that began with a PROXY header serves the request that it was opened for and no other
+//!    ([`send_for`]): what is told of one client is never told of another.
+//! 4. Every open connection holds a guard of its target's `connections` gate.
 //!
 //! # No task for a connection
 //! An HTTP/1.1 connection is driven by the task of the client that it serves, inside the futures and bodies here, and by
@@ -23,6 +25,7 @@ pub(crate) mod connection;
 pub(crate) mod http2;
 mod io;
 mod relay;
+mod socket;
 pub(crate) mod target;
 
 use std::rc::Rc;
@@ -57,6 +60,9 @@ pub(crate) enum UpstreamError {
     Connect(#[source] std::io::Error),
     #[error("connecting took too long")]
     ConnectTimeout,
+    /// It is who it has to be, or it is not spoken to.
+    #[error("the TLS handshake failed")]
+    Tls(#[source] std::io::Error),
     #[error("its connections are closed: it is about to stop")]
     Retired,
     #[error("the connection ended before the response")]
@@ -127,7 +133,7 @@ pub(crate) async fn send(
                 connection
             }
             // Boxed because it is rare, and large.
-            None => Box::pin(Connection::open(target, cells)).await?,
+            None => Box::pin(Connection::open(target, cells, None)).await?,
         };
         let may_repeat = connection.is_reused() && request.as_ref().is_some_and(may_repeat);
         let error = match connection.exchange(request, may_repeat).await {
@@ -148,6 +154,24 @@ pub(crate) async fn send(
         drop(connection);
         target.forget_idle();
     }
+}
+
+/// As [`send`], on a connection of its own that begins with `header` and is closed after the response: the header says for
+/// whom all of it is.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn send_for(
+    header: &[u8],
+    target: &Rc<LocalTarget>,
+    request: &mut Option<Request<RequestBody>>,
+    cells: &ConnectCells,
+) -> Result<Answer, UpstreamError> {
+    let mut connection = Connection::open(target, cells, Some(header)).await?;
+    connection.never_keep();
+    let response = connection.exchange(request, false).await?;
+    let response = response.map(|incoming| ResponseBody::Http1 { incoming, connection });
+    Ok(Answer { response, resent: 0 })
 }
 
 /// Whether sending it twice does what sending it once does.

@@ -56,6 +56,10 @@ mod tally;
 mod timeouts;
 #[path = "proxy/tls.rs"]
 mod tls;
+#[path = "proxy/tls_upstream.rs"]
+mod tls_upstream;
+#[path = "proxy/told.rs"]
+mod told;
 #[path = "proxy/websocket_http2.rs"]
 mod websocket_http2;
 #[path = "proxy/workers.rs"]

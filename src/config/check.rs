@@ -43,7 +43,8 @@ pub(super) fn whole(config: &Config, findings: &mut Findings<'_>) {
         ("listeners.https.proxy_protocol.from", &config.tls.proxy_protocol),
     ] {
         if from.as_ref().is_some_and(Vec::is_empty) {
-            let remedy = "write the networks of the proxies, for example [10.0.0.0/8]; or leave proxy_protocol out";
+            let remedy =
+                "write the networks of the proxies, for example [10.0.0.0/8]; or leave proxy_protocol out";
             findings.add(key, "names no network: every connection would be closed", remedy);
         }
     }

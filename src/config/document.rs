@@ -13,6 +13,7 @@ use serde_yaml::Value;
 
 use super::HostRule;
 use super::diagnose::Findings;
+use super::services::ServiceDocument;
 use super::tls::{HttpsListener, TlsDocument};
 use crate::routing::host::{HostError, HostPattern};
 use crate::routing::path::{PathPrefix, PrefixError};
@@ -75,7 +76,6 @@ pub(super) struct Listener {
     also: Vec<SocketAddr>,
     /// The port of https to which requests are sent by 308, for names that a certificate covers.
     pub(super) redirect: Option<u16>,
-}
     /// Connections have to come through one of these proxies, and to begin with a PROXY header; not given: clients connect
     /// themselves.
     pub(super) proxy_protocol: Option<ProxiesDocument>,
@@ -88,6 +88,7 @@ pub(super) struct ProxiesDocument {
     /// Networks of the proxies.
     #[schemars(with = "Vec<String>")]
     pub(super) from: Vec<IpNet>,
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -131,9 +132,9 @@ pub enum AccessLogFormat {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// A TLS handshake, from the connection on.
     /// A PROXY header, from the connection on, where listeners want one.
     pub proxy_header: Option<Delay>,
+    /// A TLS handshake, from the connection on.
     pub handshake: Option<Delay>,
     /// A kept connection without a request.
     pub keep_alive: Option<Delay>,
@@ -203,15 +204,6 @@ pub struct HistoryConfig {
     pub keep: Delay,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ServiceDocument {
-    #[schemars(with = "Vec<HostDocument>")]
-    pub(super) hosts: Value,
-    /// `http://ADDRESS:PORT`, or `h2c://ADDRESS:PORT` for those that speak HTTP/2 without TLS
-    pub(super) upstreams: Vec<String>,
-}
-
 /// For the schema: an app is its settings and its hosts.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "only its shape is used")]
@@ -234,7 +226,7 @@ struct WholeDocument {
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "only its shape is used")]
-enum HostDocument {
+pub(super) enum HostDocument {
     /// `www.example.com`, `*.example.com`, `*`, `example.com/api`
     Text(String),
     Mapping {

@@ -1,5 +1,6 @@
 use super::*;
-use crate::settings::Delay;
+use crate::routing::tls::{Believed, ClientTls};
+use crate::settings::{Delay, ProxyProtocol};
 
 fn no_env(_: &str) -> Option<String> {
     None
@@ -330,4 +331,109 @@ fn what_acme_cannot_do_is_told_with_what_to_write() {
     }
     let refused = parse_plain(&format!("tls: {{ acme: {{ {valid} }} }}")).unwrap_err();
     assert!(refused.to_string().contains("no listener offers"), "{refused}");
+}
+
+#[test]
+fn connections_with_a_proxy_header_come_from_where_it_is_written() {
+    let text = "listeners:\n  http: { proxy_protocol: { from: [10.0.0.0/8, 'fd00::/8'] } }\n  https: { address: '127.0.0.1:1', proxy_protocol: { from: [127.0.0.1/32] } }\n";
+    let config = parse_plain(text).unwrap();
+    let networks = |texts: &[&str]| Some(texts.iter().map(|text| text.parse().unwrap()).collect());
+    assert_eq!(config.proxy_protocol, networks(&["10.0.0.0/8", "fd00::/8"]));
+    assert_eq!(config.tls.proxy_protocol, networks(&["127.0.0.1/32"]));
+    for (text, path, told) in [
+        (
+            "listeners: { http: { proxy_protocol: { from: [] } } }",
+            "listeners.http.proxy_protocol.from",
+            "no network",
+        ),
+        (
+            "listeners: { https: { address: '127.0.0.1:1', proxy_protocol: { from: [] } } }",
+            "listeners.https.proxy_protocol.from",
+            "no network",
+        ),
+        ("listeners: { http: { proxy_protocol: true } }", "listeners.http.proxy_protocol", "invalid type"),
+        (
+            "listeners: { http: { proxy_protocol: {} } }",
+            "listeners.http.proxy_protocol",
+            "missing field `from`",
+        ),
+        ("limits: { proxy_header: 0s }", "limits.proxy_header", "is not positive"),
+    ] {
+        let refused = parse_plain(text).unwrap_err();
+        let is_told = refused.0.iter().any(|one| one.path == path && one.message.contains(told));
+        assert!(is_told, "{text}: {refused}");
+    }
+}
+
+#[test]
+fn a_proxy_header_is_told_to_what_speaks_http_1_alone() {
+    let text = "apps: { web: { proxy_protocol: v2 } }\nservices: { s: { hosts: [], upstreams: ['http://10.0.0.5:1'], proxy_protocol: v1 } }";
+    let config = parse_plain(text).unwrap();
+    assert_eq!(
+        config.apps[&"web".parse::<AppName>().unwrap()].settings.proxy_protocol,
+        Some(ProxyProtocol::V2)
+    );
+    let service = &config.services[&"s".parse::<ServiceName>().unwrap()];
+    assert_eq!(service.proxy_protocol, Some(ProxyProtocol::V1));
+    for (text, path) in [
+        ("apps: { web: { proxy_protocol: v2, protocol: h2c } }", "apps.web.proxy_protocol"),
+        (
+            "services: { s: { hosts: [], upstreams: ['h2c://10.0.0.5:1'], proxy_protocol: v2 } }",
+            "services.s.proxy_protocol",
+        ),
+    ] {
+        let refused = parse_plain(text).unwrap_err();
+        let is_told = refused.0.iter().any(|one| one.path == path && one.message.contains("many clients"));
+        assert!(is_told, "{text}: {refused}");
+    }
+}
+
+#[test]
+fn a_service_by_tls_is_held_to_what_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, config) = (folder.path().join("ca.pem"), folder.path().join("lockgate.yaml"));
+    let pem = pem("an authority", 4000).0;
+    std::fs::write(&ca, &pem).unwrap();
+    std::fs::write(folder.path().join("none.pem"), "nothing").unwrap();
+    let service = |upstream: &str, more: &str| {
+        let more = more.replace("FOLDER", &folder.path().display().to_string());
+        format!("services:\n  s:\n    hosts: [s.test]\n    upstreams: ['{upstream}']\n    {more}\n")
+    };
+    let believed = Believed::Authorities(crate::certs::certificates(&pem).unwrap());
+    let expected = |believed: &Believed, name: &str| {
+        Some(ClientTls::new(believed.clone()).unwrap().to(name.to_owned().try_into().unwrap()))
+    };
+    for (more, tls) in [
+        ("tls: { ca: FOLDER/ca.pem, server_name: s.internal }", expected(&believed, "s.internal")),
+        ("tls: { ca: FOLDER/ca.pem }", expected(&believed, "10.0.0.5")),
+        ("tls: { insecure: true }", expected(&Believed::Anybody, "10.0.0.5")),
+    ] {
+        let text = service("https://10.0.0.5:8443", more);
+        std::fs::write(&config, &text).unwrap();
+        let read = load(&config, &no_env).unwrap();
+        let [upstream] = &read.services[&"s".parse::<ServiceName>().unwrap()].upstreams[..] else { panic!() };
+        assert_eq!(upstream.tls, tls, "{more}");
+        assert_ne!(upstream.tls, expected(&believed, "another.internal"));
+        let names_ca = more.contains("ca.pem");
+        assert_eq!((sources(&config).contains(&ca), read.tls.files.contains(&ca)), (names_ca, names_ca));
+        let warned: Vec<_> = read.warnings.iter().map(|warning| warning.path.as_str()).collect();
+        assert_eq!(warned.contains(&"services.s.tls.insecure"), more.contains("insecure"), "{warned:?}");
+    }
+    for (upstream, more, path, told) in [
+        ("http://10.0.0.5:1", "tls: { insecure: true }", "services.s.tls", "there is none"),
+        ("https://10.0.0.5:1", "tls: { server_name: a b }", "services.s.tls.server_name", "is not a name"),
+        ("https://10.0.0.5:1", "tls: { ca: FOLDER/nowhere.pem }", "services.s.tls.ca", "cannot be read"),
+        ("https://10.0.0.5:1", "tls: { ca: FOLDER/none.pem }", "services.s.tls.ca", "holds no certificate"),
+        (
+            "https://10.0.0.5:1",
+            "tls: { ca: FOLDER/ca.pem, insecure: true }",
+            "services.s.tls.insecure",
+            "stands beside ca",
+        ),
+        ("https://s.internal:1", "", "services.s.upstreams[0]", "is not an upstream"),
+    ] {
+        let refused = parse_plain(&service(upstream, more)).unwrap_err();
+        let is_told = refused.0.iter().any(|one| one.path == path && one.message.contains(told));
+        assert!(is_told, "{upstream} {more}: {refused}");
+    }
 }

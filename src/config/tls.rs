@@ -147,7 +147,10 @@ pub(super) fn files(tree: &Value) -> Vec<PathBuf> {
     let entries = ["certificates", "clients"].into_iter().filter_map(listed).flatten();
     let named = entries.flat_map(|entry| ["cert", "key", "ca"].map(|key| entry.get(key)));
     let ca = tree.get("tls").and_then(|tls| tls.get("acme")).and_then(|acme| acme.get("ca"));
-    named.flatten().chain(ca).filter_map(Value::as_str).map(PathBuf::from).collect()
+    let services = tree.get("services").and_then(Value::as_mapping);
+    let of_services = services.into_iter().flat_map(|services| services.values());
+    let of_services = of_services.map(|service| service.get("tls").and_then(|tls| tls.get("ca")));
+    named.chain(of_services).flatten().chain(ca).filter_map(Value::as_str).map(PathBuf::from).collect()
 }
 
 fn certificate(path: &str, named: &CertificateDocument, findings: &mut Findings<'_>) -> Option<Certificate> {

@@ -411,6 +411,7 @@ mod tests {
             preview_auth: None,
             pages_for: None,
             protocol: crate::settings::Protocol::Http1,
+            proxy_protocol: None,
         };
         publisher.set_instances(&owner, &[]);
         let stats = publisher.live_stats(version).unwrap();

@@ -340,6 +340,7 @@ pub(super) fn owner(deployment: &Deployment) -> Owner {
         preview_auth: deployment.settings.preview_auth.clone().filter(|_| is_in_preview),
         pages_for: deployment.settings.skew_protection.map(|skew| skew.max_age),
         protocol: deployment.settings.protocol,
+        proxy_protocol: deployment.settings.proxy_protocol,
     }
 }
 

@@ -26,7 +26,7 @@ use crate::gate::InFlight;
 use crate::ids::{AppName, DeploymentId, EnvironmentName, InstanceId};
 use crate::routing::path::PathPrefix;
 use crate::routing::{Backend, Hold, HostPattern, Routing, Target};
-use crate::settings::{Delay, PreviewAuthSettings, Protocol};
+use crate::settings::{Delay, PreviewAuthSettings, Protocol, ProxyProtocol};
 use crate::store::{self, Access, Deployment, HostRow, RouteRow, Sticky};
 use crate::telemetry::{BackendStats, Tally};
 use state::{AppLabels, State, Unit, auth_of, keyed, labels_of};
@@ -57,10 +57,14 @@ pub struct ServiceRoute {
 }
 
 impl ServiceRoute {
-    /// What tells a backend from another one: the service's name and its targets.
-    fn identity(&self) -> (String, Vec<(SocketAddr, Protocol)>) {
-        let targets = self.backend.targets.iter().map(|target| (target.address, target.protocol)).collect();
-        (self.backend.stats.name().to_owned(), targets)
+    fn name(&self) -> &str {
+        self.backend.stats.name()
+    }
+
+    /// Whether the other backend has the same targets.
+    fn leads_where(&self, other: &Backend) -> bool {
+        let (own, others) = (&self.backend.targets, &other.targets);
+        own.len() == others.len() && own.iter().zip(others).all(|(own, other)| own.is_like(other))
     }
 }
 
@@ -79,6 +83,7 @@ pub(super) struct Owner {
     /// For how long its pages stay with it, and while it is live those of the versions before with theirs.
     pub(super) pages_for: Option<Delay>,
     pub(super) protocol: Protocol,
+    pub(super) proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// How much a deployment is asked for, on all of its routes.
@@ -180,11 +185,11 @@ impl Publisher {
         let known: BTreeMap<_, _> = state
             .services
             .values()
-            .map(|service| (service.identity(), Arc::clone(&service.backend)))
+            .map(|service| (service.name().to_owned(), Arc::clone(&service.backend)))
             .collect();
         let kept = |service: ServiceRoute| {
-            let backend = known.get(&service.identity()).unwrap_or(&service.backend);
-            ServiceRoute { backend: Arc::clone(backend), ..service }
+            let backend = known.get(service.name()).filter(|backend| service.leads_where(backend));
+            ServiceRoute { backend: Arc::clone(backend.unwrap_or(&service.backend)), ..service }
         };
         state.services = services
             .into_iter()
@@ -503,7 +508,11 @@ impl Publisher {
             Some(instances) => instances
                 .iter()
                 .map(|&(id, address)| {
-                    let new = || Target::new(id, address, workers).speaking(owner.protocol);
+                    let new = || {
+                        Target::new(id, address, workers)
+                            .speaking(owner.protocol)
+                            .told_by(owner.proxy_protocol)
+                    };
                     same(id, address).unwrap_or_else(|| Arc::new(new()))
                 })
                 .collect(),

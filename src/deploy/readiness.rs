@@ -58,8 +58,13 @@ impl Check {
 
 /// The GET that the settings ask for.
 pub(super) fn http_probe(settings: &AppSettings) -> Option<Probe> {
-    let (health, protocol) = (&settings.health, settings.protocol);
-    health.path.clone().map(|path| Probe::Http { path, status: health.status, protocol })
+    let AppSettings { health, protocol, proxy_protocol, .. } = settings;
+    health.path.clone().map(|path| Probe::Http {
+        path,
+        status: health.status,
+        protocol: *protocol,
+        proxy_protocol: *proxy_protocol,
+    })
 }
 
 /// Waits until the instance is ready.

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::io::Interest;
 
+use crate::proxy_header::Ends;
 use crate::routing::HostName;
 use crate::routing::backend::Cut;
 use crate::upstream::{Abort, Activity, Phase, Read};
@@ -44,8 +45,8 @@ pub(crate) struct Client {
     pub(crate) is_cut: Cell<bool>,
     /// What the connection becomes once hyper is done with it.
     pub(crate) upgrade: RefCell<Option<Upgrade>>,
-    /// It stands for one stream of an HTTP/2 connection, and has no socket.
-    pub(crate) is_stream: bool,
+    /// It stands for one stream of this one, an HTTP/2 connection, and has no socket.
+    connection: Option<Rc<Self>>,
     /// What was read is the beginning of an HTTP/2 connection.
     speaks_http2: Cell<bool>,
     /// The socket, which hyper reads and writes through [`super::io::ClientIo`].
@@ -90,7 +91,7 @@ impl Client {
             requests: Cell::new(0),
             is_cut: Cell::new(false),
             upgrade: RefCell::default(),
-            is_stream: false,
+            connection: None,
             speaks_http2: Cell::new(false),
             socket: RefCell::new(Some(socket)),
             raw_heads: RefCell::default(),
@@ -104,7 +105,7 @@ impl Client {
 
     /// One stream of `connection`, which is counted, timed and cut as a client of its own. What is known of the peer and
     /// of the route that was used last is the connection's.
-    pub(crate) fn of_stream(connection: &Self) -> Self {
+    pub(crate) fn of_stream(connection: &Rc<Self>) -> Self {
         let memo = connection.memo.borrow().clone();
         let before = connection.requests.get();
         connection.requests.set(before.wrapping_add(1));
@@ -119,7 +120,7 @@ impl Client {
             requests: Cell::new(before),
             is_cut: Cell::new(false),
             upgrade: RefCell::default(),
-            is_stream: true,
+            connection: Some(Rc::clone(connection)),
             speaks_http2: Cell::new(false),
             socket: RefCell::default(),
             raw_heads: RefCell::default(),
@@ -136,6 +137,31 @@ impl Client {
         if let Some(memo) = stream.memo.borrow().as_ref() {
             self.memo.replace(Some(Rc::clone(memo)));
         }
+    }
+
+    /// Whether it stands for one stream of an HTTP/2 connection.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// The ends of the connection by which a request came. If it came through a trusted proxy the client is whom that one
+    /// named, whose port nobody knows.
+    pub(crate) fn ends(&self, headers: &HeaderMap) -> Result<Ends, ForwardError> {
+        let ends = match &self.peer.ends {
+            Some(told) => **told,
+            None => self.ends_of_socket().ok_or(ForwardError::Aborted(Abort::ClientGone))?,
+        };
+        let client = self.address(headers);
+        let is_peer = client == ends.source.ip().to_canonical();
+        let source = if is_peer { ends.source } else { SocketAddr::new(client, 0) };
+        Ok(Ends { source, ..ends })
+    }
+
+    /// `None` if the connection is over.
+    fn ends_of_socket(&self) -> Option<Ends> {
+        let socket = self.connection.as_deref().unwrap_or(self).socket.borrow();
+        let tcp = socket.as_ref()?.tcp();
+        Some(Ends { source: tcp.peer_addr().ok()?, destination: tcp.local_addr().ok()? })
     }
 
     /// Whose request it is: what trusted proxies say of it is believed.
@@ -285,7 +311,7 @@ impl Client {
 
     /// Looks how its reader gets on with a response that it holds up.
     pub(crate) fn look_at_reader(&self) {
-        if self.is_stream {
+        if self.is_stream() {
             // Its window is all that there is to see.
             if self.activity.awaits_reader() {
                 self.activity.look_at_reader(0);

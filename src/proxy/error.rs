@@ -166,6 +166,9 @@ fn of_upstream(error: &UpstreamError) -> Verdict {
         UpstreamError::ConnectTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "connect_timeout", "The application cannot be reached.")
         }
+        UpstreamError::Tls(_) => {
+            (StatusCode::BAD_GATEWAY, "upstream_tls_failed", "The application cannot be reached.")
+        }
         UpstreamError::Retired => return later(1, "draining", "This application is being replaced."),
         UpstreamError::Closed(_) => {
             (StatusCode::BAD_GATEWAY, "upstream_reset", "The application did not answer.")

@@ -286,7 +286,9 @@ impl Exchange {
             return None;
         }
         Some(match self.end {
-            End::Own("connect_failed" | "upstream_malformed" | "upstream_reset") => FailedBy::App,
+            End::Own("connect_failed" | "upstream_malformed" | "upstream_reset" | "upstream_tls_failed") => {
+                FailedBy::App
+            }
             End::Own("connect_timeout" | "upstream_timeout") => FailedBy::AppTooLate,
             End::Own(_) => FailedBy::Us,
             End::Open | End::Complete | End::Truncated => FailedBy::App,

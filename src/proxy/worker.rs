@@ -239,7 +239,7 @@ impl Worker {
         let key = self.next_client.get();
         self.next_client.set(key + 1);
         self.clients.borrow_mut().insert(key, Rc::clone(client));
-        if !client.is_stream {
+        if !client.is_stream() {
             self.cells().connections.add(1);
         }
         Listed { client: Rc::clone(client), key }
@@ -281,7 +281,7 @@ impl Worker {
 impl Drop for Listed {
     fn drop(&mut self) {
         let worker = &self.client.worker;
-        if !self.client.is_stream {
+        if !self.client.is_stream() {
             worker.cells().connections_ended.add(1);
         }
         worker.clients.borrow_mut().remove(&self.key);

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::gate::Gate;
 use crate::ids::InstanceId;
-use crate::settings::Protocol;
+use crate::settings::{Protocol, ProxyProtocol};
 use crate::telemetry::BackendStats;
 
 use super::hold::Hold;
 use super::standing::Standing;
+use super::tls::TargetTls;
 
 /// The targets of one deployment. Immutable: another set of targets is another backend over the same targets.
 #[derive(Debug)]
@@ -49,6 +50,10 @@ pub struct Target {
     pub id: InstanceId,
     pub address: SocketAddr,
     pub protocol: Protocol,
+    /// It is spoken to by TLS.
+    pub tls: Option<TargetTls>,
+    /// It is told by a PROXY header whose request comes, on a connection for that request alone.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Admits requests and counts them.
     pub gate: Arc<Gate>,
     /// Admits upstream connections and counts them: closed before the instance gets its stop signal.
@@ -107,6 +112,8 @@ impl Target {
             id,
             address,
             protocol: Protocol::default(),
+            tls: None,
+            proxy_protocol: None,
             gate: Arc::new(Gate::new(workers)),
             connections: Arc::new(Gate::new(workers)),
             standing: Standing::default(),
@@ -120,6 +127,27 @@ impl Target {
     #[must_use]
     pub fn speaking(self, protocol: Protocol) -> Self {
         Self { protocol, ..self }
+    }
+
+    /// The same, that is spoken to by TLS.
+    #[must_use]
+    pub fn over(self, tls: Option<TargetTls>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// Whether it is where the other one is, and is spoken to as that one is.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.protocol == other.protocol
+            && self.tls == other.tls
+            && self.proxy_protocol == other.proxy_protocol
+    }
+
+    /// The same, that is told whose requests come.
+    #[must_use]
+    pub fn told_by(self, proxy_protocol: Option<ProxyProtocol>) -> Self {
+        Self { proxy_protocol, ..self }
     }
 
     /// Whether it may be chosen while a healthy one is there.

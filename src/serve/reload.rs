@@ -224,7 +224,9 @@ fn services(config: &Config, routing: &Routing) -> Vec<ServiceRoute> {
         let workers = routing.workers();
         let target = |upstream: &ServiceUpstream| {
             let target = Target::new(InstanceId::generate(), upstream.address, workers);
-            Arc::new(target.speaking(upstream.protocol))
+            Arc::new(
+                target.speaking(upstream.protocol).over(upstream.tls.clone()).told_by(service.proxy_protocol),
+            )
         };
         let targets = service.upstreams.iter().map(target).collect();
         let stats = Arc::new(BackendStats::for_service(name.as_str(), workers));

@@ -1,6 +1,6 @@
 //! What the types of the settings alone do not show: one list for the configuration file and the admin API.
 
-use super::{AppSettings, PreviewAuthMode, Strategy};
+use super::{AppSettings, PreviewAuthMode, Protocol, Strategy};
 use crate::ids::EnvironmentName;
 
 /// The least memory that an instance is given.
@@ -48,6 +48,12 @@ impl AppSettings {
                 });
             }
         };
+        refuse(
+            self.proxy_protocol.is_none() || self.protocol == Protocol::Http1,
+            "proxy_protocol",
+            "is told at the beginning of a connection, and those of HTTP/2 carry requests of many clients",
+            "leave it out, or write protocol: http1",
+        );
         let positive = [
             ("health.interval", self.health.interval),
             ("health.timeout", self.health.timeout),

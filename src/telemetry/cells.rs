@@ -158,7 +158,7 @@ impl<const N: usize> Default for CounterTable<N> {
 }
 
 /// The codes of own answers that are counted by name.
-const CODES: [&str; 43] = [
+const CODES: [&str; 44] = [
     "_other",
     "bad_request",
     "target_too_long",
@@ -202,6 +202,7 @@ const CODES: [&str; 43] = [
     "app_disabled",
     "hold_timeout",
     "hold_queue_full",
+    "upstream_tls_failed",
 ];
 
 /// The code of a key of [`CounterTable::add_named`].

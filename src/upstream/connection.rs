@@ -1,7 +1,6 @@
 //! One HTTP/1.1 connection to a target, driven by whoever uses it.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::coop::unconstrained;
 
 use crate::telemetry::ConnectCells;
@@ -21,6 +19,7 @@ use crate::telemetry::ConnectCells;
 use super::body::RequestBody;
 use super::io::{Memory, UpstreamIo};
 use super::relay::Relay;
+use super::socket::Socket;
 use super::target::{ConnectionGuard, LocalTarget};
 use super::{Tick, UpstreamError};
 
@@ -54,19 +53,21 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects to `target`.
+    /// Connects to `target`; `header` is the first that it gets, if it gets one.
     pub(super) async fn open(
         target: &Rc<LocalTarget>,
         cells: &ConnectCells,
+        header: Option<&[u8]>,
     ) -> Result<Box<Self>, UpstreamError> {
         let counted = target.count_connection()?;
         let began = target.clock().now();
-        let connected = tokio::time::timeout(target.limits().connect, connect(target.address())).await;
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
+        let connecting = Socket::open(&target.target, header);
+        let connected = tokio::time::timeout(target.limits().connect, connecting).await;
+        let socket = match connected {
+            Ok(Ok(socket)) => socket,
             Ok(Err(error)) => {
                 cells.failed.add(1);
-                return Err(UpstreamError::Connect(error));
+                return Err(error);
             }
             Err(_elapsed) => {
                 cells.timed_out.add(1);
@@ -81,7 +82,7 @@ impl Connection {
         let (sender, driver) = http1::Builder::new()
             .max_header_size(HEAD_BYTES_MAX)
             .max_buf_size(BUFFER)
-            .handshake(TokioIo::new(UpstreamIo::new(stream, Rc::clone(&memory))))
+            .handshake(TokioIo::new(UpstreamIo::new(socket, Rc::clone(&memory))))
             .await
             .map_err(|error| UpstreamError::Closed(error.into()))?;
         Ok(Box::new(Self {
@@ -216,11 +217,11 @@ impl Connection {
         self.keep_for = Some(ticks);
     }
 
-    /// The bare stream after an upgrade, with what was read behind the response head.
-    pub(crate) async fn into_stream(mut self: Box<Self>) -> Option<(TcpStream, Bytes, ConnectionGuard)> {
+    /// The bare socket after an upgrade, with what was read behind the response head.
+    pub(crate) async fn into_socket(mut self: Box<Self>) -> Option<(Socket, Bytes, ConnectionGuard)> {
         std::future::poll_fn(|cx| self.poll_drive(cx)).await;
         let parts = self.driver.take()?.into_parts();
-        Some((parts.io.into_inner().into_stream(), parts.read_buf, self._counted))
+        Some((parts.io.into_inner().into_socket(), parts.read_buf, self._counted))
     }
 }
 
@@ -231,10 +232,4 @@ fn drive(driver: &mut Option<Driver>, has_ended: &mut bool, waker: &Waker) -> Po
     });
     *has_ended = polled.is_ready();
     polled
-}
-
-pub(super) async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_nodelay(true)?;
-    socket.connect(address).await
 }

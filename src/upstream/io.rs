@@ -1,4 +1,4 @@
-//! The upstream's socket as hyper sees it, which can remember a request that it wrote.
+//! The target's socket as hyper sees it, which can remember a request that it wrote.
 //!
 //! A request that a kept connection loses may be sent again. Copying every head in advance would cost more than
 //! all such losses; so what is written is remembered, one copy of a few hundred bytes, and parsed if it is needed.
@@ -12,13 +12,13 @@ use std::task::{Context, Poll, ready};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::body::RequestBody;
+use super::socket::Socket;
 
-/// An upstream's socket.
+/// A target's socket.
 pub(super) struct UpstreamIo {
-    stream: TcpStream,
+    socket: Socket,
     memory: Rc<Memory>,
 }
 
@@ -37,12 +37,12 @@ pub(super) struct Memory {
 }
 
 impl UpstreamIo {
-    pub(super) fn new(stream: TcpStream, memory: Rc<Memory>) -> Self {
-        Self { stream, memory }
+    pub(super) fn new(socket: Socket, memory: Rc<Memory>) -> Self {
+        Self { socket, memory }
     }
 
-    pub(super) fn into_stream(self) -> TcpStream {
-        self.stream
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
     }
 }
 
@@ -110,9 +110,9 @@ fn parse(text: &str) -> Option<Request<RequestBody>> {
 impl AsyncRead for UpstreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let Self { stream, memory } = self.get_mut();
+        let Self { socket, memory } = self.get_mut();
         memory.may_read()?;
-        ready!(Pin::new(stream).poll_read(cx, buf))?;
+        ready!(Pin::new(socket).poll_read(cx, buf))?;
         memory.was_read(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
@@ -121,7 +121,7 @@ impl AsyncRead for UpstreamIo {
 impl AsyncWrite for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.memory.remember(&[IoSlice::new(buf)]);
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -130,11 +130,11 @@ impl AsyncWrite for UpstreamIo {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.memory.remember(bufs);
-        let stream = Pin::new(&mut self.get_mut().stream);
+        let socket = Pin::new(&mut self.get_mut().socket);
         match bufs {
             // As nearly always: a head without a body, for which the kernel has a shorter way.
-            [only] => stream.poll_write(cx, only),
-            _ => stream.poll_write_vectored(cx, bufs),
+            [only] => socket.poll_write(cx, only),
+            _ => socket.poll_write_vectored(cx, bufs),
         }
     }
 
@@ -142,12 +142,12 @@ impl AsyncWrite for UpstreamIo {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
     }
 }
 

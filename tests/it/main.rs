@@ -34,6 +34,7 @@ mod metrics;
 mod operator;
 mod outage;
 mod previews;
+mod proxied;
 mod release;
 mod reload;
 mod renaming;

@@ -8,11 +8,15 @@ use lockgate::api::{Deployment, Diagnosis, List, Status};
 use lockgate::clock::SystemClock;
 use lockgate::deploy::FindingKind;
 use lockgate::verify::{Verdict, Verifier, VerifyOptions};
-use rustls::pki_types::ServerName;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::ca::{Ca, Leaf};
 use crate::support::{HOST, Lockgate, PATIENCE, eventually, for_load, free_port, turn_for_load};
@@ -183,6 +187,55 @@ async fn a_host_without_a_certificate_harms_no_other() {
     assert_eq!(urls, [bed.lockgate.url("feat.web.test"), format!("https://{HOST}:{}", bed.port)]);
     let plain = bed.lockgate.raw(HOST).await;
     assert!(plain.contains("308 ") && plain.contains("location: https://web.test/"), "{plain}");
+}
+
+/// Answers every request by TLS, with the certificate `leaf`.
+async fn answer_by_tls(listener: TcpListener, leaf: Leaf) {
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+    let config = builder.with_single_cert(vec![leaf.certificate()], key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    while let Ok((stream, _)) = listener.accept().await {
+        // One that is not believed gets no further.
+        let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = stream.read_u8().await else { break };
+            head.push(byte);
+        }
+        let answer =
+            b"HTTP/1.1 200 OK\r\nX-Version: by-tls\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        // Whoever left does not read it.
+        let _left = async { stream.write_all(answer).await.and(stream.shutdown().await) }.await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_by_tls_is_held_to_its_authority_which_is_watched() {
+    let (folder, ca, other) = (tempfile::tempdir().unwrap(), Ca::new(), Ca::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut answering = JoinSet::new();
+    answering.spawn(answer_by_tls(listener, ca.leaf(&["s.internal"])));
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, &ca.pem).unwrap();
+    let mut lockgate = Lockgate::prepare(|config| {
+        config["services"] = json!({ "secure": {
+            "hosts": ["s.test"],
+            "upstreams": [format!("https://{address}")],
+            "tls": { "ca": file, "server_name": "s.internal" },
+        } });
+    });
+    lockgate.spawn("").await;
+    assert_eq!(lockgate.version("s.test").await.unwrap(), "by-tls");
+    std::fs::write(&file, &other.pem).unwrap();
+    eventually("it is not believed any more", async || {
+        lockgate.raw("s.test").await.contains("lockgate-reason: upstream_tls_failed")
+    })
+    .await;
+    std::fs::write(&file, &ca.pem).unwrap();
+    eventually("it is again", async || lockgate.version("s.test").await.is_ok()).await;
 }
 
 #[test]

@@ -223,10 +223,14 @@ impl Upstream {
 
     /// One that is spoken to by HTTP/2.
     pub(crate) async fn h2c() -> Self {
+        Self::spoken_to(|target| target.speaking(Protocol::H2c)).await
+    }
+
+    /// One that is spoken to in another way.
+    pub(crate) async fn spoken_to(how: impl FnOnce(Target) -> Target) -> Self {
         let upstream = Self::start().await;
         let address = upstream.listener.local_addr().unwrap();
-        let target = Target::new(InstanceId::generate(), address, WORKERS).speaking(Protocol::H2c);
-        let target = Arc::new(target);
+        let target = Arc::new(how(Target::new(InstanceId::generate(), address, WORKERS)));
         Self { backend: backend(&[&target]), target, ..upstream }
     }
 

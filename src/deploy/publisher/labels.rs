@@ -126,6 +126,7 @@ mod tests {
                 preview_auth: None,
                 pages_for: None,
                 protocol: Protocol::Http1,
+                proxy_protocol: None,
             };
             publisher.set_instances(&owner, &[]);
             publisher.set_label(

@@ -13,7 +13,7 @@ use h2::{Ping, PingPong};
 use tokio::sync::Notify;
 
 use crate::telemetry::ConnectCells;
-use crate::upstream::connection::connect;
+use crate::upstream::socket::connect;
 use crate::upstream::target::{ConnectionGuard, LocalTarget};
 use crate::upstream::{Tick, UpstreamError};
 
