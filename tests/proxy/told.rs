@@ -113,15 +113,14 @@ async fn no_request_of_one_client_goes_out_under_the_address_of_another() {
     while let Some(ended) = clients.join_next().await {
         ended.unwrap();
     }
-    let seen = seen.lock().unwrap();
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
     assert_eq!(seen.len(), 8 * 20 * 2);
     let to = plane.address.port();
-    for (line, nth, head) in &*seen {
+    for (line, nth, head) in &seen {
         let from = field(head, "x-port").unwrap();
         assert_eq!(*line, format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {to}\r\n"));
         assert_eq!(*nth, 0, "another request on the same connection");
     }
-    drop(seen);
     plane.shutdown().await;
 }
 
