@@ -178,6 +178,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_no_exact_route_has_is_looked_up_once_for_each_table() {
+        let routing = Routing::new(1);
+        let host: HostName = "a.test".parse().unwrap();
+        for table in 1..=3 {
+            routing.publish(|edit| edit.route(&pattern("*.test"), "/", &backend("wild")));
+            for _ in 0..2 {
+                routing.resolve(&host).unwrap();
+            }
+            assert_eq!(routing.cache_use(), CacheUse { hits: table, misses: table });
+        }
+    }
+
+    #[test]
     fn a_name_that_gets_a_route_of_its_own_is_not_answered_from_the_cache() {
         let routing = Routing::new(1);
         let host: HostName = "a.test".parse().unwrap();

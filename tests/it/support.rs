@@ -312,7 +312,7 @@ impl Lockgate {
     }
 
     pub(crate) async fn deployments(&self) -> Vec<Deployment> {
-        self.client.get::<List<Deployment>>("/v1/apps/web/deployments?limit=200").await.unwrap().items
+        self.all("/v1/apps/web/deployments").await
     }
 
     /// Those that somebody asked for, the newest first.
@@ -324,11 +324,11 @@ impl Lockgate {
 
     /// With what was noted as well.
     pub(crate) async fn history(&self) -> Vec<Operation> {
-        self.client.get::<List<Operation>>("/v1/operations?limit=200").await.unwrap().items
+        self.all("/v1/operations").await
     }
 
     pub(crate) async fn instances(&self) -> Vec<Instance> {
-        self.client.get::<List<Instance>>("/v1/instances").await.unwrap().items
+        self.all("/v1/instances").await
     }
 
     /// How many processes or containers that run carry this installation's mark, whoever knows of them.
