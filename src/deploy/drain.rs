@@ -202,8 +202,10 @@ mod tests {
             orders
         };
         let deadlines = Deadlines::new(&settings(), began);
-        let (drained, orders) =
-            tokio::join!(drain(std::slice::from_ref(&target), deadlines, &routing, &clock), worker);
+        let both =
+            async { tokio::join!(drain(std::slice::from_ref(&target), deadlines, &routing, &clock), worker) };
+        // An order that is not given would be waited for without an end.
+        let (drained, orders) = tokio::time::timeout(Duration::from_secs(3600), both).await.unwrap();
         assert_eq!(drained.left, InFlight::default());
         assert_eq!(orders, [(Order::CutRequests, 30), (Order::CloseStreams, 295), (Order::CutStreams, 300)]);
     }
