@@ -114,3 +114,61 @@ impl AsyncWrite for Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    use rustls::ServerConfig;
+    use rustls::crypto::aws_lc_rs;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::ids::InstanceId;
+    use crate::routing::tls::{Believed, ClientTls};
+
+    /// Takes whatever certificate there is.
+    async fn both_ends() -> (Socket, tokio_rustls::server::TlsStream<TcpStream>) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        let certificate = certificate.self_signed(&key).unwrap();
+        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tls = ClientTls::new(Believed::Anybody).unwrap().to("a.test".try_into().unwrap());
+        let target = Target::new(InstanceId::generate(), listener.local_addr().unwrap(), 1).over(Some(tls));
+        let accepting = async {
+            let stream = listener.accept().await.unwrap().0;
+            TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap()
+        };
+        let (socket, app) = tokio::join!(Socket::open(&target, None), accepting);
+        (socket.unwrap_or_else(|error| panic!("{error:?}")), app)
+    }
+
+    /// What TLS took and the socket did not is still here, and nobody may write more to push it on.
+    #[tokio::test]
+    async fn what_was_taken_while_the_socket_was_full_goes_out_by_a_flush() {
+        let (mut socket, mut app) = both_ends().await;
+        let mut taken = 0;
+        let write = |socket: &mut Socket, cx: &mut Context<'_>| Pin::new(socket).poll_write(cx, &[7; 16_384]);
+        while let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(write(&mut socket, cx))).await {
+            taken += written.unwrap();
+        }
+        let reading = async {
+            let mut got = vec![0; taken];
+            app.read_exact(&mut got).await.unwrap();
+            got.iter().all(|byte| *byte == 7)
+        };
+        let all = async { tokio::join!(socket.flush(), reading) };
+        let (flushed, is_whole) =
+            tokio::time::timeout(std::time::Duration::from_secs(20), all).await.expect("it does not go out");
+        flushed.unwrap();
+        assert!(is_whole);
+    }
+}
