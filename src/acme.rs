@@ -18,6 +18,7 @@ mod desk;
 mod dns;
 mod governor;
 mod http;
+mod leftover;
 mod order;
 mod renewal;
 mod settings;
@@ -28,11 +29,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-pub use settings::{AcmeSettings, Challenge, DnsHook, Eab};
+pub use dns::name::DnsName;
+pub use settings::{
+    AcmeSettings, Challenge, DnsHook, DnsMeans, DnsServer, DnsSettings, DnsUpdate, Eab, TsigAlgorithm,
+    TsigKey,
+};
 
 use crate::certs::Certs;
 use crate::clock::{Clock, Timestamp};
@@ -65,14 +71,29 @@ pub struct Keeper {
 pub struct Trouble {
     /// A name, or the directory.
     pub subject: String,
-    pub is_authority: bool,
+    pub concern: Concern,
     /// There is a certificate all the same.
     pub is_covered: bool,
     /// In a row.
     pub failures: u32,
     pub error: String,
-    /// When it is tried again.
+    /// When it is tried again, if it is.
     pub next: Option<Timestamp>,
+}
+
+/// Where to look when something stands in the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Concern {
+    /// One name: it is not proved, or nothing is issued for it.
+    #[default]
+    Name,
+    /// The authority, the way to it, or the storage.
+    Authority,
+    /// The account that the authority wants to be told of (RFC 8555 section 7.3.4).
+    ExternalAccount,
+    /// A DNS record that is left; no certificate waits for it.
+    Record,
 }
 
 /// What it works with.
@@ -168,7 +189,7 @@ impl Keeper {
                 error!(error, "the ACME storage cannot be opened; no certificate is asked for");
                 let trouble = Trouble {
                     subject: place,
-                    is_authority: true,
+                    concern: Concern::Authority,
                     is_covered: false,
                     failures: 1,
                     error,

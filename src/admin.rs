@@ -105,7 +105,7 @@ pub enum ListenError {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Lockgate admin API", description = "Errors are application/problem+json with a stable code.", license(name = "MIT OR Apache-2.0")),
-    tags((name = "apps"), (name = "hosts"), (name = "deployments"), (name = "operations"), (name = "routes"), (name = "system"))
+    tags((name = "apps"), (name = "hosts"), (name = "deployments"), (name = "operations"), (name = "routes"), (name = "volumes"), (name = "system"))
 )]
 struct ApiDoc;
 
@@ -168,6 +168,7 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(handlers::deployments::events))
         .routes(routes!(handlers::previews::link))
         .routes(routes!(handlers::previews::environment_link))
+        .routes(routes!(handlers::previews::signed_link))
         .routes(routes!(handlers::operations::list))
         .routes(routes!(handlers::operations::show))
         .routes(routes!(handlers::operations::cancel))
@@ -176,6 +177,7 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(handlers::routes::list))
         .routes(routes!(handlers::routes::explain))
         .routes(routes!(handlers::routes::instances))
+        .routes(routes!(handlers::volumes::list, handlers::volumes::remove))
         .routes(routes!(handlers::system::audit))
         .routes(routes!(handlers::system::status))
         .routes(routes!(handlers::system::doctor))

@@ -13,7 +13,7 @@ use crate::store::{self, AuditEntry, EnvironmentKind, InstancePhase, OperationKi
 pub use crate::deploy::{
     Action, Counts, DeployRequest, ExtendRequest, LinkRequest, MaintenanceRequest, PauseRequest,
     PromoteRequest, Receipt, RenameRequest, RestReceipt, RollbackRequest, ScaleReceipt, ScaleRequest,
-    ScheduleRequest, ScheduledState, SwapRequest, WakeRequest,
+    ScheduleRequest, ScheduledState, SignRequest, SwapRequest, VolumeView as Volume, WakeRequest,
 };
 pub use crate::store::{
     Access, DeploymentStatus, DesiredState, Event, EventKind, Failure, GitFacts, HostRow, OperationState,
@@ -62,6 +62,29 @@ pub struct OperationsQuery {
     pub environment: Option<EnvironmentName>,
 }
 
+/// Which volumes.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct VolumesQuery {
+    /// 1 to 200.
+    #[serde(default = "default_limit")]
+    pub limit: u32,
+    #[serde(default)]
+    pub offset: u32,
+    /// Of this app alone.
+    pub app: Option<AppName>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct VolumeQuery {
+    /// As the list has it.
+    pub place: String,
+}
+
 /// Creates an app or replaces what it is.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -78,10 +101,10 @@ pub struct PutApp {
     pub env: std::collections::BTreeMap<String, Secret>,
 }
 
-/// A signed link to a preview.
+/// A signed link to a preview, or to what a policy keeps.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PreviewLink {
-    /// Whoever has it may see the preview.
+    /// Whoever has it may see what it leads to.
     pub url: String,
     #[schema(value_type = String, format = DateTime)]
     pub good_until: Timestamp,

@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! 1. A change of certificates ends no session: what makes tickets outlives every table. A TLS configuration is made once
-//!    for all names, and once for each set of client authorities, which share no tickets.
+//!    for all names, and once for each set of client authorities, which share no tickets; and so is one for QUIC.
 //! 2. A table is made of certificates that were read whole, and whose keys are theirs. What cannot be read changes
 //!    nothing.
 //! 3. What a challenge of ACME is answered with is there for all workers at one instant, and is offered to those alone who
@@ -30,6 +30,7 @@ pub use server::{ClientCa, HTTP_2, HTTP_11, TlsError};
 pub use table::{CertTable, Clients, Served};
 
 use crate::routing::{HostName, HostPattern};
+use server::Configs;
 
 /// The published table of certificates. Cheap to look up in, from any thread.
 pub struct Certs {
@@ -37,7 +38,7 @@ pub struct Certs {
     /// What clients may speak, the best first.
     protocols: &'static [&'static [u8]],
     /// For all names that ask nothing of their clients.
-    open: Arc<ServerConfig>,
+    open: Configs,
     sources: Mutex<Sources>,
     challenges: Arc<Challenges>,
 }
@@ -71,7 +72,7 @@ impl Certs {
     /// If the system has no random numbers.
     pub fn new(protocols: &'static [&'static [u8]]) -> Result<Arc<Self>, TlsError> {
         let table = Arc::new(ArcSwap::from_pointee(CertTable::default()));
-        let open = server::config(&table, protocols, None)?;
+        let open = Configs::new(&table, protocols, None)?;
         let (sources, challenges) = (Mutex::default(), Arc::default());
         Ok(Arc::new(Self { table, protocols, open, sources, challenges }))
     }
@@ -121,7 +122,7 @@ impl Certs {
     }
 
     fn store(&self, mut table: CertTable) -> Result<(), TlsError> {
-        table.equip(&self.table.load(), |ca| server::config(&self.table, self.protocols, Some(ca)))?;
+        table.equip(&self.table.load(), |ca| Configs::new(&self.table, self.protocols, Some(ca)))?;
         self.table.store(Arc::new(table));
         Ok(())
     }
@@ -129,16 +130,27 @@ impl Certs {
     /// How to answer a client that asks for `name`.
     #[must_use]
     pub fn offer(&self, name: Option<&str>) -> Offer {
+        self.offer_one(name, |configs| &configs.tcp)
+    }
+
+    /// The same by QUIC.
+    #[cfg(feature = "http3")]
+    #[must_use]
+    pub fn offer_quic(&self, name: Option<&str>) -> Offer {
+        self.offer_one(name, |configs| &configs.quic)
+    }
+
+    fn offer_one(&self, name: Option<&str>, of: impl Fn(&Configs) -> &Arc<ServerConfig>) -> Offer {
         let name: Option<HostName> = name.and_then(|name| name.parse().ok());
         let table = self.table.load();
         let clients = name.as_ref().and_then(|name| table.clients(name));
-        let config = clients.and_then(Clients::config).unwrap_or(&self.open);
+        let configs = clients.and_then(Clients::configs).unwrap_or(&self.open);
         let session = Session {
             certificate: table.certificate(name.as_ref()).cloned(),
             clients: clients.map(|clients| Arc::clone(&clients.ca)),
             name,
         };
-        Offer { config: Arc::clone(config), session }
+        Offer { config: Arc::clone(of(configs)), session }
     }
 
     /// Whether a certificate is there that is good for `host`.

@@ -8,12 +8,14 @@ mod acme;
 mod check;
 mod diagnose;
 mod diff;
+mod dns;
 mod document;
 mod interpolate;
 mod listeners;
 mod places;
 mod services;
 mod tls;
+mod traces;
 mod typed;
 mod url;
 
@@ -28,7 +30,7 @@ pub use diagnose::{Diagnostic, Diagnostics};
 pub use diff::diff;
 pub use document::{AccessLog, AccessLogFormat, EphemeralConfig, HistoryConfig, LimitsConfig, schema};
 pub use services::{ServiceConfig, ServiceUpstream};
-pub use tls::TlsConfig;
+pub use tls::{AltSvcConfig, TlsConfig};
 
 use diagnose::{Filled, Findings};
 use document::{AppHosts, Document};
@@ -42,6 +44,7 @@ use crate::routing::HostName;
 use crate::routing::host::{HostError, HostPattern};
 use crate::routing::path::PathPrefix;
 use crate::settings::{AppSettings, RuntimeKind};
+use crate::traces::TracesSettings;
 
 /// Of a configuration file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -71,8 +74,11 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// The name in `Via`; `None` leaves it out.
     pub via: Option<String>,
+    pub forwarded: bool,
     pub access_log: AccessLog,
     pub access_log_format: AccessLogFormat,
+    /// Where traces are exported to; `None`: nowhere.
+    pub traces: Option<TracesSettings>,
     pub limits: LimitsConfig,
     pub ephemeral: EphemeralConfig,
     pub history: HistoryConfig,
@@ -167,12 +173,15 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
     // After the typed pass it holds only what is right: nothing is told a second time for each app.
     let deploy = rest.get("deploy").and_then(Value::as_mapping).cloned().unwrap_or_default();
     check::deploy("deploy", &deploy, &document.deploy, findings);
-    let apps = apps.into_iter().filter_map(|(name, value)| app(&name, value, &deploy, findings)).collect();
     let mut tls = TlsConfig::read(&document.listeners.https, &document.tls, &document.data_dir, findings);
+    let files = &mut tls.files;
+    let apps =
+        apps.into_iter().filter_map(|(name, value)| app(&name, value, (&deploy, files), findings)).collect();
     let own = Listeners::of(&document, &tls);
     let services: BTreeMap<_, _> =
         services.into_iter().filter_map(|(name, value)| service(&name, value, &own, findings)).collect();
     tls.files.extend(services.values().filter_map(|service: &ServiceConfig| service.ca.clone()));
+    tls.files.extend(document.traces.ca.clone());
     let config = Config {
         http: document.listeners.http.addresses(),
         redirect: document.listeners.http.redirect,
@@ -189,8 +198,10 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
         workers: document.workers,
         trusted_proxies: document.trusted_proxies,
         via: document.via,
+        forwarded: document.forwarded,
         access_log: document.access_log,
         access_log_format: document.access_log_format,
+        traces: document.traces.read(findings),
         limits: document.limits,
         ephemeral: document.ephemeral,
         history: document.history,
@@ -228,7 +239,7 @@ fn section(root: &mut Mapping, key: &str, findings: &mut Findings<'_>) -> Vec<(S
 fn app(
     name: &str,
     value: Value,
-    common: &Mapping,
+    (common, files): (&Mapping, &mut Vec<PathBuf>),
     findings: &mut Findings<'_>,
 ) -> Option<(AppName, AppConfig)> {
     let path = format!("apps.{name}");
@@ -244,7 +255,14 @@ fn app(
     let hosts = AppHosts(entries.remove("hosts").unwrap_or_default()).rules(&path, findings);
     let own = entries.get("deploy").and_then(Value::as_mapping).cloned().unwrap_or_default();
     overlay(&mut entries, common);
+    files.extend(tls::read_ca(&path, &mut entries, findings)?);
     let settings: AppSettings = typed(&path, &mut Value::Mapping(entries), findings)?;
+    if settings.tls.as_ref().is_some_and(|tls| tls.insecure) {
+        let remedy =
+            "name the authority that signs its certificate in tls.ca, and the name in tls.server_name";
+        let message = "takes any certificate: whoever is on the way can pose as the app";
+        findings.warn(&format!("{path}.tls.insecure"), message, remedy);
+    }
     check::app(&path, &own, &settings, findings);
     Some((name, AppConfig { hosts, settings }))
 }

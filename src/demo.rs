@@ -178,9 +178,9 @@ impl Stage {
         options.rate = args.rate;
         options.mix = match (&args.mix, args.protocol) {
             (Some(mix), _) => mix.clone(),
-            (None, Protocol::Http1) => options.mix,
+            (None, Protocol::Http1 | Protocol::Https) => options.mix,
             // The sample app takes them by HTTP/1.1 alone.
-            (None, Protocol::H2c) => options.mix.without(Kind::Websocket),
+            (None, Protocol::H2c | Protocol::H2) => options.mix.without(Kind::Websocket),
         };
         options.duration = LOAD_MAX.into();
         let verifier = Verifier::new(options, Arc::new(SystemClock));
@@ -280,7 +280,9 @@ fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
 }
 
 fn protocol(text: &str) -> Result<Protocol, String> {
-    serde_json::from_value(json!(text)).map_err(|_unknown| "one of http1, h2c".to_owned())
+    // The sample app speaks no TLS.
+    let protocol: Option<Protocol> = serde_json::from_value(json!(text)).ok();
+    protocol.filter(|protocol| !protocol.is_tls()).ok_or_else(|| "one of http1, h2c".to_owned())
 }
 
 fn runtime(text: &str) -> Result<RuntimeKind, String> {

@@ -28,6 +28,7 @@ mod hosts;
 mod hours;
 mod idle;
 mod instances;
+mod links;
 mod live;
 mod moves;
 mod names;
@@ -49,6 +50,7 @@ mod schedule;
 pub mod steps;
 mod submit;
 mod take_back;
+mod tls;
 mod urls;
 mod version;
 mod volumes;
@@ -72,6 +74,7 @@ pub use self::published::Published;
 pub use self::publisher::{ServiceRoute, parse_host};
 pub use self::receipt::{Counts, Receipt, RestReceipt, ScaleReceipt};
 pub use self::urls::Urls;
+pub use self::volumes::VolumeView;
 use crate::clock::Clock;
 use crate::ids::{AppName, DeploymentId, EnvironmentName, EphemeralLabel, InstanceId, OperationId};
 use crate::routing::{HostName, Routing};
@@ -87,6 +90,8 @@ pub struct Options {
     pub apex: Option<HostName>,
     /// How a host name becomes a URL.
     pub urls: Urls,
+    /// Whether there is a listener for https.
+    pub https: bool,
     /// Time to live of an ephemeral deployment that names none.
     pub ephemeral_ttl: Delay,
     /// Ephemeral deployments of one app; past that the one that expires soonest goes.
@@ -110,6 +115,7 @@ impl Default for Options {
         Self {
             apex: None,
             urls: Urls::default(),
+            https: false,
             ephemeral_ttl: Delay::seconds(24 * 60 * 60),
             ephemeral_max_per_app: 10,
             ephemeral_sweep_every: Delay::seconds(5 * 60),
@@ -405,6 +411,23 @@ pub struct LinkRequest {
     pub good_for: Delay,
 }
 
+/// Sign a link to what a policy opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SignRequest {
+    pub host: String,
+    /// It opens this path, and what is below it; `/` if not given.
+    #[serde(default = "root")]
+    pub path: String,
+    /// How long it is good, from now.
+    #[serde(rename = "for")]
+    pub good_for: Delay,
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
 /// Who asks.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -469,6 +492,8 @@ pub enum Denied {
     LinksOff { app: AppName, label: EphemeralLabel },
     #[error("environment {environment} of app {app} is not opened by links")]
     EnvironmentLinksOff { app: AppName, environment: EnvironmentName },
+    #[error("no policy wants a signed link at {place}")]
+    SignedLinksOff { place: String },
     #[error("operation {operation} is not between the steps of a cutover")]
     NotInSteps { operation: OperationId },
     #[error("deployment {deployment} is not ephemeral, and does not expire")]
@@ -485,6 +510,17 @@ pub enum Denied {
     HostNotFound { host: String },
     #[error("host {host} belongs to app {owner}")]
     HostTaken { host: String, owner: AppName },
+    #[error("no volume {place}")]
+    VolumeNotFound { place: String },
+    #[error("deployment {by} runs with volume {place}, or can")]
+    VolumeInUse { place: String, by: DeploymentId },
+    #[error("the next version of app {app} would find volume {place}: its settings name it")]
+    VolumeDeclared { place: String, app: AppName },
+    #[error("the volume is not removed")]
+    VolumeNotRemoved {
+        #[source]
+        source: crate::runtime::RuntimeError,
+    },
     #[error("the runtime is not available")]
     RuntimeUnavailable {
         #[source]
@@ -543,6 +579,7 @@ impl Denied {
             Self::TooManyEphemerals { .. } => "too_many_ephemerals",
             Self::LabelNotFound { .. } => "ephemeral_unknown",
             Self::LinksOff { .. } | Self::EnvironmentLinksOff { .. } => "preview_links_off",
+            Self::SignedLinksOff { .. } => "signed_links_off",
             Self::NotEphemeral { .. } => "not_ephemeral",
             Self::NotInSteps { .. } => "not_in_steps",
             Self::GenerationChanged { .. } => "generation_changed",
@@ -551,6 +588,10 @@ impl Denied {
             Self::Invalid { .. } => "invalid",
             Self::HostNotFound { .. } => "host_not_found",
             Self::HostTaken { .. } => "host_taken",
+            Self::VolumeNotFound { .. } => "volume_not_found",
+            Self::VolumeInUse { .. } => "volume_in_use",
+            Self::VolumeDeclared { .. } => "volume_declared",
+            Self::VolumeNotRemoved { .. } => "volume_not_removed",
             Self::RuntimeUnavailable { .. } => "runtime_unavailable",
             Self::Store { source: StoreError::KeyReused { .. } } => "idempotency_key_reused",
             Self::Store { .. } => "store_unavailable",

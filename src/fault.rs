@@ -1,7 +1,8 @@
 //! Named fail points of the crash matrix. Without the `fault` feature they are nothing.
 //!
 //! `LOCKGATE_FAULTS="deploy.started=kill, store.commit=error, drain.wait=hang@2"`: at that point the process
-//! kills itself, the step fails, or it waits for ever; `@n` means the n-th time only.
+//! kills itself, the step fails, or it waits for ever; `@n` means the n-th time only. A test that has the engine in its own
+//! process sets a `Trap` instead.
 
 /// What a fail point asks for when it is not a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,8 +30,28 @@ pub const fn sabotaged(_name: &str) -> bool {
     false
 }
 
+/// The tokio runtime whose traps a thread heeds that belongs to none, as the store's.
+#[cfg(not(feature = "fault"))]
+#[derive(Clone, Copy, Debug)]
+pub struct Scope;
+
+#[cfg(not(feature = "fault"))]
+impl Scope {
+    #[must_use]
+    pub const fn current() -> Self {
+        Self
+    }
+
+    pub const fn enter(self) {}
+}
+
 #[cfg(feature = "fault")]
 pub use armed::{at, sabotaged};
+#[cfg(feature = "fault")]
+pub use trap::{Scope, Springs, Trap};
+
+#[cfg(feature = "fault")]
+mod trap;
 
 #[cfg(feature = "fault")]
 mod armed {
@@ -56,6 +77,7 @@ mod armed {
     /// # Errors
     /// [`Injected`] where `LOCKGATE_FAULTS` asks for an error here.
     pub fn at(point: &'static str) -> Result<(), Injected> {
+        super::trap::at(point)?;
         let Some(&(action, pass)) = ARMED.get(point) else { return Ok(()) };
         let mut passes = PASSES.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = passes.entry(point).or_insert(0);

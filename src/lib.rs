@@ -25,9 +25,11 @@ pub mod gate;
 #[path = "gate/tests.rs"]
 mod gate_tests; // not inside gate.rs, which tests/gate_model.rs compiles with loom's atomics
 pub mod ids;
+mod outbound;
 pub mod probe;
 pub mod proxy;
 mod proxy_header;
+mod retry_after;
 pub mod routing;
 pub mod runtime;
 pub mod sample;
@@ -36,5 +38,7 @@ pub mod settings;
 pub mod store;
 pub(crate) mod sync;
 pub mod telemetry;
+pub mod traces;
+mod unverified;
 mod upstream;
 pub mod verify;

@@ -11,12 +11,15 @@ use http::header::USER_AGENT;
 use http::request::Builder;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::clock::Clock;
 use crate::proxy_header::{self, Ends};
+use crate::routing::tls::{HTTP_2, TargetTls};
 use crate::settings::{Protocol, ProxyProtocol, StatusRange};
 
 /// Of an answer; the rest is not read.
@@ -41,11 +44,14 @@ pub enum Probe {
 pub enum ProbeError {
     #[error("connect to {address} failed: {detail}")]
     Connect { address: SocketAddr, detail: String },
-    #[error("GET http://{address}{path} failed: {detail}")]
-    Broken { address: SocketAddr, path: String, detail: String },
-    #[error("GET http://{address}{path} answered {status} after {elapsed_ms} ms{}{begin}", if begin.is_empty() { "" } else { ": " })]
+    #[error("the TLS handshake with {address} failed: {detail}")]
+    Tls { address: SocketAddr, detail: String },
+    #[error("GET {}://{address}{path} failed: {detail}", protocol.scheme())]
+    Broken { address: SocketAddr, protocol: Protocol, path: String, detail: String },
+    #[error("GET {}://{address}{path} answered {status} after {elapsed_ms} ms{}{begin}", protocol.scheme(), if begin.is_empty() { "" } else { ": " })]
     Status {
         address: SocketAddr,
+        protocol: Protocol,
         path: String,
         status: u16,
         expected: StatusRange,
@@ -60,13 +66,14 @@ pub enum ProbeError {
 }
 
 impl Probe {
-    /// Asks once.
+    /// Asks once; by `tls` where that is what the protocol is spoken over.
     ///
     /// # Errors
     /// What was seen instead of a success.
     pub async fn ask(
         &self,
         address: SocketAddr,
+        tls: Option<&TargetTls>,
         limit: Duration,
         clock: &Arc<dyn Clock>,
     ) -> Result<(), ProbeError> {
@@ -77,7 +84,8 @@ impl Probe {
             match self {
                 Self::Tcp => Ok(()),
                 Self::Http { path, status, protocol, proxy_protocol } => {
-                    let asked = Asked { address, path, expected: *status, began: clock.now() };
+                    let (protocol, expected, began) = (*protocol, *status, clock.now());
+                    let asked = Asked { address, protocol, path, expected, began };
                     if let Some(version) = proxy_protocol {
                         let introduced = introduce(&mut stream, *version).await;
                         introduced.map_err(|error| asked.broken(error.to_string()))?;
@@ -85,6 +93,8 @@ impl Probe {
                     match protocol {
                         Protocol::Http1 => get(stream, &asked, clock).await,
                         Protocol::H2c => get_http2(stream, &asked, clock).await,
+                        Protocol::Https => get(shake(stream, tls, &asked).await?, &asked, clock).await,
+                        Protocol::H2 => get_http2(shake(stream, tls, &asked).await?, &asked, clock).await,
                     }
                 }
             }
@@ -112,6 +122,7 @@ impl ProbeError {
             Self::Status { path, expected, .. } => {
                 format!("make {path} answer {expected}, or set health.path to one that does")
             }
+            Self::Tls { .. } => "see that the app speaks TLS there, and HTTP/2 with protocol h2, and that its certificate is as tls.server_name and tls.ca say".to_owned(),
             Self::Broken { .. } => "the port is open but does not speak HTTP as protocol says: check port and protocol, or use readiness_mode tcp".to_owned(),
             Self::TimedOut { .. } => "raise health.timeout, or find out what the app waits for".to_owned(),
         }
@@ -125,6 +136,7 @@ fn has_scheme_https(location: &str) -> bool {
 /// One GET.
 struct Asked<'a> {
     address: SocketAddr,
+    protocol: Protocol,
     path: &'a str,
     expected: StatusRange,
     began: Instant,
@@ -132,7 +144,12 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     fn broken(&self, detail: String) -> ProbeError {
-        ProbeError::Broken { address: self.address, path: self.path.to_owned(), detail }
+        ProbeError::Broken {
+            address: self.address,
+            protocol: self.protocol,
+            path: self.path.to_owned(),
+            detail,
+        }
     }
 
     fn request(&self, uri: &str) -> Result<Builder, ProbeError> {
@@ -147,6 +164,7 @@ impl Asked<'_> {
     fn refused(&self, head: &http::response::Parts, body: &[u8], clock: &Arc<dyn Clock>) -> ProbeError {
         ProbeError::Status {
             address: self.address,
+            protocol: self.protocol,
             path: self.path.to_owned(),
             status: head.status.as_u16(),
             expected: self.expected,
@@ -167,7 +185,27 @@ async fn introduce(stream: &mut TcpStream, version: ProxyProtocol) -> std::io::R
     stream.write_all(&proxy_header::of_own(version, ends)).await
 }
 
-async fn get(stream: TcpStream, asked: &Asked<'_>, clock: &Arc<dyn Clock>) -> Result<(), ProbeError> {
+/// What is not who it has to be is asked nothing.
+async fn shake(
+    stream: TcpStream,
+    tls: Option<&TargetTls>,
+    asked: &Asked<'_>,
+) -> Result<TlsStream<TcpStream>, ProbeError> {
+    let failed = |detail: String| ProbeError::Tls { address: asked.address, detail };
+    let tls = tls.ok_or_else(|| failed("nobody is known who could say who it is".to_owned()))?;
+    let connecting = TlsConnector::from(tls.config()).connect(tls.name(), stream);
+    let stream = connecting.await.map_err(|error| failed(crate::error::chain(&error)))?;
+    if asked.protocol.is_http2() && stream.get_ref().1.alpn_protocol() != Some(HTTP_2) {
+        return Err(failed("it does not agree on HTTP/2".to_owned()));
+    }
+    Ok(stream)
+}
+
+async fn get(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    asked: &Asked<'_>,
+    clock: &Arc<dyn Clock>,
+) -> Result<(), ProbeError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| asked.broken(error.to_string()))?;
@@ -199,11 +237,15 @@ async fn get(stream: TcpStream, asked: &Asked<'_>, clock: &Arc<dyn Clock>) -> Re
     }
 }
 
-async fn get_http2(stream: TcpStream, asked: &Asked<'_>, clock: &Arc<dyn Clock>) -> Result<(), ProbeError> {
+async fn get_http2(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    asked: &Asked<'_>,
+    clock: &Arc<dyn Clock>,
+) -> Result<(), ProbeError> {
     let broken = |error: h2::Error| asked.broken(crate::error::chain(&error));
     let (mut sender, connection) = h2::client::handshake(stream).await.map_err(broken)?;
     let request = asked
-        .request(&format!("http://{}{}", asked.address, asked.path))?
+        .request(&format!("{}://{}{}", asked.protocol.scheme(), asked.address, asked.path))?
         .version(http::Version::HTTP_2)
         .body(())
         .map_err(|error| asked.broken(error.to_string()))?;
@@ -257,7 +299,7 @@ mod tests {
                 protocol: Protocol::Http1,
                 proxy_protocol: Some(version),
             };
-            let asked = probe.ask(address, Duration::from_secs(60), &clock);
+            let asked = probe.ask(address, None, Duration::from_secs(60), &clock);
             let (_stream, answer) = tokio::join!(app, asked);
             answer.unwrap();
         }
@@ -267,6 +309,7 @@ mod tests {
     fn a_redirect_is_told_apart_by_where_it_leads() {
         let remedy = |location: Option<&str>| {
             let error = ProbeError::Status {
+                protocol: Protocol::Http1,
                 address: ([127, 0, 0, 1], 80).into(),
                 path: "/up".to_owned(),
                 status: 301,

@@ -1,4 +1,4 @@
-//! The data plane for HTTP/1.1 and HTTP/2, with TLS or without: from a client's connection to a target and back.
+//! The data plane for HTTP/1.1, HTTP/2 and HTTP/3, with TLS or without: from a client's connection to a target and back.
 //!
 //! A request: `worker → server → handle → routing → gate.enter → upstream::send → body`. Each arrow is one call.
 //!
@@ -16,6 +16,7 @@
 
 mod access_log;
 mod addresses;
+mod balance;
 mod body;
 mod client;
 mod error;
@@ -25,20 +26,28 @@ mod grpc;
 mod headers;
 mod hold;
 mod http2;
+#[cfg(feature = "http3")]
+mod http3;
 mod io;
+mod link;
 mod memo;
 mod plane;
+mod policy;
 mod preview_auth;
 mod proxied;
+mod queue;
 mod raw_heads;
 mod request_id;
+mod resets;
 mod response;
 mod retry;
 mod server;
 mod settings;
 mod skew;
 mod socket;
+mod spans;
 mod split;
+mod streams;
 mod sweep;
 mod tls;
 mod trace;
@@ -63,16 +72,20 @@ use http_body::Body as _;
 
 use crate::gate::Refused;
 use crate::proxy_header;
-use crate::upstream::{self, Answer, LocalTarget, RequestBody, RequestGuard, ResponseBody, Source, balance};
+use crate::upstream::balance::choose;
+use crate::upstream::{self, Added, Answer, LocalTarget, RequestBody, RequestGuard, ResponseBody, Source};
 
 use body::Body;
 use client::Client;
 use error::ForwardError;
 use error_page::Form;
-use exchange::{End, Exchange, Mark, Shape};
+use exchange::{End, Exchange, Mark, Preview, Shape};
+#[cfg(feature = "http3")]
+pub use http3::SetupError as Http3SetupError;
+use link::Passes;
 pub use plane::{DataPlane, StartError, start};
 use retry::Tries;
-pub use settings::{AccessLogFormat, AccessLogSink, Limits, ProxySettings, TlsSettings};
+pub use settings::{AccessLogFormat, AccessLogSink, AltSvc, Limits, ProxySettings, TlsSettings};
 use skew::Wish;
 use tunnel::{Upgrade, Upstream};
 use validate::{Checked, Seen};
@@ -80,6 +93,8 @@ use validate::{Checked, Seen};
 /// Answers one request.
 async fn handle(client: Rc<Client>, request: Request<Source>) -> Result<Response<Body>, Infallible> {
     let mut exchange = Box::new(Exchange::begin(&client, &request));
+    #[cfg(feature = "http3")]
+    let version = exchange.version;
     let form = if grpc::is_call(&request) {
         let timeout = grpc::timeout(request.headers()).unwrap_or_default();
         client.activity.begin_call(client.worker.settings.limits.ticks(timeout));
@@ -91,6 +106,7 @@ async fn handle(client: Rc<Client>, request: Request<Source>) -> Result<Response
         let mut serving = std::pin::pin!(forward(&client, &mut exchange, request));
         std::future::poll_fn(|cx| unless_aborted(&client, serving.as_mut(), cx)).await
     };
+    let own_https = exchange.https.take();
     let mut response = match served {
         Ok(Served::Upstream(answer, seen)) => respond(*answer, &seen, exchange),
         Ok(Served::Upgraded(answer, seen)) => upgrade(*answer, &seen, exchange),
@@ -101,11 +117,14 @@ async fn handle(client: Rc<Client>, request: Request<Source>) -> Result<Response
         response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
     if client.tls.is_some()
-        && let Some(hsts) = client.worker.settings.tls.as_ref().and_then(|tls| tls.hsts.as_ref())
+        && let Some(own) = own_https
+        && let Some(hsts) = tls::hsts(&client.worker.settings, own.as_deref())
     {
         // An application may say something else.
         response.headers_mut().entry(http::header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
     }
+    #[cfg(feature = "http3")]
+    http3::advertise(&client, version, response.headers_mut());
     Ok(response)
 }
 
@@ -124,7 +143,7 @@ async fn forward(
 ) -> Result<Served, ForwardError> {
     let worker = &client.worker;
     let (mut head, body) = request.into_parts();
-    if head.version == Version::HTTP_2 {
+    if head.version >= Version::HTTP_2 {
         http2::head::to_http1(&mut head, &worker.settings.limits)?;
     }
     let checked = validate::check(&head, exchange.has_body, &worker.settings.limits)?;
@@ -144,25 +163,38 @@ async fn forward(
         return Ok(Served::Own(answer));
     }
     let wish = checked.seen.has(Seen::OURS).then(|| head.headers.get(&skew::DEPLOYMENT).cloned()).flatten();
-    let mut unsent = Some(to_upstream(client, exchange, &checked, head, body)?);
+    let passes =
+        if checked.seen.has(Seen::PASS) { Passes::take(&mut head.headers) } else { Passes::default() };
+    let (request, mut added) = to_upstream(client, exchange, &checked, head, body)?;
+    let mut unsent = Some(request);
     let mut tries = Tries::new(Wish::new(wish));
     let mut now = exchange.started;
     let mut let_in = None;
     while let Some(request) = &mut unsent {
         let memo = client.resolve(&checked.authority)?;
         let route = memo.found.route(tries.path(request), now)?;
-        exchange.is_preview = route.is_preview;
+        exchange.preview = if route.is_preview { Preview::Yes } else { Preview::No };
+        exchange.https = Some(route.backend.https.clone());
         if let Some(https) = &memo.https
-            && let Some(answer) = https.answer(request)?
+            && let Some(answer) = https.answer(request, route.backend.https.as_deref())?
         {
             return Ok(Served::Own(answer));
+        }
+        if route.auth.is_some() || route.route.skew().is_some() || route.route.split().is_some() {
+            // Their cookies are for how the client came.
+            added.settle(request.headers_mut());
         }
         if let Some(auth) = route.auth
             && let_in.as_ref() != Some(auth)
         {
-            if let Some(answer) = preview_auth::open(auth, request, worker.clock.wall())? {
+            // Whatever it answers is counted and logged as the preview's.
+            exchange.backend = Some(memo.backend(route.backend, &worker.upstreams));
+            exchange.preview = Preview::AtDoor;
+            if let Some(answer) = preview_auth::open(auth, (request, &passes), worker.clock.wall())? {
                 return Ok(Served::Own(answer));
             }
+            exchange.preview = Preview::Yes;
+            tries.take_off_token(request, &link::PREVIEW);
             // What it was let in by is taken off: another try does not have it.
             let_in = Some(Arc::clone(auth));
         }
@@ -173,10 +205,29 @@ async fn forward(
         };
         tries.is_pinned = matches!(mark, Mark::Pinned);
         let backend = memo.backend(leads_to, &worker.upstreams);
+        if backend.backend.reads_fields() {
+            added.settle(request.headers_mut());
+        }
+        if let Some(policies) = &backend.backend.policies
+            && !policy::has_passed(exchange, policies)
+        {
+            let asked = (&checked.authority, &*tries.target(request));
+            // Whatever they answer is counted and logged as its.
+            exchange.backend = Some(Rc::clone(&backend));
+            // Boxed because it is rare.
+            let enforced =
+                Box::pin(policy::enforce(client, exchange, policies, (request, &passes), asked)).await;
+            if let Some(answer) = enforced? {
+                return Ok(Served::Own(answer));
+            }
+            if exchange.policed.as_ref().is_some_and(|policed| policed.is_by_link()) {
+                tries.take_off_token(request, &link::SIGNED);
+            }
+        }
         if let Some(hold) = &backend.backend.hold
             && !hold.lets_by(|| client.address(request.headers()))
         {
-            if request.uri().path().starts_with(tls::ACME_CHALLENGES) {
+            if tls::is_challenge(request.uri().path()) {
                 // Who looks whether a name is served here is no reason to start what serves it.
                 return Err(ForwardError::Held(hold.full(now)));
             }
@@ -185,9 +236,29 @@ async fn forward(
             tries.released()?;
             continue;
         }
+        let wanted = balance::wanted(client, request, &tries, &backend);
+        let mut place = None;
+        if let Some(queue) = &backend.backend.queue
+            && !backend.targets.is_empty()
+        {
+            // Of a try before.
+            exchange.place = None;
+            let (authority, not) = (&checked.authority, tries.failed.as_ref());
+            let asked = queue::Request { client, authority, memo: &memo, backend: &backend, wanted, not };
+            // Boxed because it is rare.
+            place = Box::pin(queue::place(&asked, exchange, queue, &mut tries.queued)).await?;
+            if place.is_none() {
+                continue;
+            }
+            now = worker.clock.now();
+        }
         let random = &mut || worker.ids.random();
         let judge = worker.judge(now);
-        let Some(target) = balance::choose(&backend, tries.failed.as_ref(), judge, random) else {
+        let target = match &place {
+            Some((at, _)) => backend.targets.get(*at),
+            None => choose(&backend, wanted, tries.failed.as_ref(), judge, random),
+        };
+        let Some(target) = target else {
             let comeback = backend.backend.comeback.seconds_from(now);
             exchange.backend = Some(backend);
             return Err(comeback.map_or(ForwardError::NoBackend, ForwardError::CoolDown));
@@ -198,15 +269,20 @@ async fn forward(
             continue;
         };
         exchange.serve(&backend, target, guard, memo.generation);
+        exchange.place = place.map(|(_, place)| place);
         exchange.mark = mark;
+        exchange.pin = balance::keep(request, &tries, route.route.prefix.as_str(), &backend, target);
         tries.address(request, &route, client, memo.generation);
+        if let Some(traced) = &mut exchange.traced {
+            traced.attempt(worker, &target.target, request);
+        }
         let cells = &backend.backend.stats.of(worker.number).connects;
         let sent = match target.target.proxy_protocol {
-            None => upstream::send(target, &mut unsent, cells).await,
+            None => upstream::send(target, &mut unsent, &mut added, cells).await,
             Some(version) => {
                 let header = proxy_header::of_client(version, client.ends(request.headers())?);
                 // Boxed because it is rare.
-                Box::pin(upstream::send_for(&header, target, &mut unsent, cells)).await
+                Box::pin(upstream::send_for(&header, target, &mut unsent, &added, cells)).await
             }
         };
         match sent {
@@ -221,6 +297,9 @@ async fn forward(
             }
             Err(error) => {
                 exchange.failed(&error);
+                if let Some(traced) = &mut exchange.traced {
+                    traced.attempt_failed(worker, error::code_of(&error));
+                }
                 tries.again(client, (error, unsent.is_some()), &backend, target, memo.generation)?
             }
         }
@@ -235,24 +314,48 @@ fn to_upstream(
     checked: &Checked,
     mut head: Parts,
     body: Source,
-) -> Result<Request<RequestBody>, ForwardError> {
+) -> Result<(Request<RequestBody>, Added), ForwardError> {
     let length = body.size_hint().exact();
     let limit = client.worker.settings.limits.body_bytes;
     if length.is_some_and(|length| length > limit) {
         return Err(ForwardError::RequestBody(upstream::BodyFault::TooLarge));
     }
-    headers::to_upstream(&mut head.headers, (&head.method, head.version), checked, length, client)?;
+    headers::to_upstream(&mut head.headers, &head.method, checked, length)?;
     if head.uri.authority().is_some() {
         head.headers.insert(http::header::HOST, checked.authority.clone());
     }
-    if !crate::fault::sabotaged("no_ids") {
-        head.headers.insert(headers::X_REQUEST_ID, exchange.id.clone());
-        trace::pass_on(&mut head.headers, checked.seen, &client.worker.ids);
-    }
-    exchange.trace(&head.headers);
+    let added = tell(client, exchange, checked, &mut head)?;
     head.uri = validate::origin_form(head.uri, None);
     head.version = Version::HTTP_11;
-    Ok(Request::from_parts(head, RequestBody::new(body, limit, &client.activity, validate::is_managed)))
+    let body = RequestBody::new(body, limit, &client.activity, validate::is_no_trailer);
+    Ok((Request::from_parts(head, body), added))
+}
+
+/// What this hop tells, beside the head where that has nothing of the kind.
+fn tell(
+    client: &Client,
+    exchange: &mut Exchange,
+    checked: &Checked,
+    head: &mut Parts,
+) -> Result<Added, ForwardError> {
+    let (ids, has_ids) = (&client.worker.ids, !crate::fault::sabotaged("no_ids"));
+    if exchange.traced.is_none() && !checked.seen.has(Seen::TOLD) {
+        let mut added = headers::tell_apart(&mut head.headers, head.version, checked, client);
+        if has_ids {
+            let traceparent = trace::start(ids);
+            exchange.trace(Some(&traceparent));
+            added.push(headers::X_REQUEST_ID, exchange.id.clone());
+            added.push(trace::TRACEPARENT, traceparent);
+        }
+        return Ok(added);
+    }
+    headers::tell(&mut head.headers, head.version, checked, client)?;
+    if has_ids {
+        head.headers.insert(headers::X_REQUEST_ID, exchange.id.clone());
+        trace::pass_on(&mut head.headers, checked.seen, ids, exchange.traced.as_deref());
+    }
+    exchange.trace(head.headers.get(trace::TRACEPARENT));
+    Ok(Added::default())
 }
 
 /// Lets the request through the target's gate.
@@ -279,17 +382,17 @@ fn accept(answer: Answer, checked: &Checked) -> Result<Served, ForwardError> {
 fn respond(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -> Response<Body> {
     let Answer { mut response, .. } = answer;
     let worker = &exchange.client.worker;
-    if let ResponseBody::Http1 { connection, .. } = response.body_mut() {
-        if seen.is_ambiguous() {
-            connection.never_keep();
-        } else if let Some(seconds) = seen.keep_alive {
-            connection.keep_for(worker.keep_for(seconds));
-        }
+    if let ResponseBody::Http1(connection) = response.body_mut()
+        && let Some(seconds) = seen.keep_alive
+    {
+        connection.keep_for(worker.keep_for(seconds));
     }
     response::to_client(&mut response, seen, &exchange.method, &exchange.id, worker.via.as_ref());
     exchange.mark(response.status(), response.headers_mut());
     exchange.respond(response.status(), seen.shape);
-    response.map(|body| Body::upstream(body, exchange))
+    let Some(policed) = &exchange.policed else { return response.map(|body| Body::upstream(body, exchange)) };
+    let encoder = policed.compress(&exchange.method, response.status(), response.headers_mut());
+    response.map(|body| Body::upstream(body, exchange).encoded_by(encoder))
 }
 
 /// Passes the upgrade on; the connection's task goes on with the tunnel.
@@ -309,7 +412,7 @@ fn upgrade(answer: Answer, seen: &response::Seen, mut exchange: Box<Exchange>) -
     }
     exchange.upgraded();
     let upstream = match body {
-        ResponseBody::Http1 { connection, .. } => Upstream::Connection(connection),
+        ResponseBody::Http1(connection) => Upstream::Connection(connection),
         ResponseBody::Http2(stream) => Upstream::Stream(stream),
     };
     client.upgrade.replace(Some(Upgrade { upstream, exchange, is_websocket }));
@@ -324,6 +427,7 @@ fn own(status: StatusCode, mut response: Response<Bytes>, mut exchange: Box<Exch
     exchange.respond(status, Shape::Plain);
     exchange.mark_preview(response.headers_mut());
     response.headers_mut().insert(headers::X_REQUEST_ID, exchange.id.clone());
+    exchange.mark_policed(response.headers_mut());
     let is_head = exchange.method == http::Method::HEAD;
     response.map(|bytes| Body::own(if is_head { Bytes::new() } else { bytes }, exchange))
 }
@@ -340,8 +444,15 @@ fn refuse(error: &ForwardError, form: Form, mut exchange: Box<Exchange>) -> Resp
     verdict.closes |= exchange.client.activity.is_receiving();
     tracing::debug!(code = verdict.code, error = %crate::error::chain(error), "request refused");
     exchange.guard = None;
+    exchange.place = None;
     exchange.failed(error);
-    let response = error_page::render(verdict, form, &exchange.id);
+    let mut response = error_page::render(verdict, form, &exchange.id);
+    if let ForwardError::Unauthorized(challenge) = error {
+        response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge.clone());
+    }
+    if form == Form::Html {
+        policy::show_page(exchange.policed.as_deref(), &mut response);
+    }
     exchange.end = End::Own(verdict.code);
     own(verdict.status, response, exchange)
 }

@@ -15,12 +15,18 @@
 //!    reader could still hit an old entry after another reader had missed the cache and seen the new table.
 
 pub mod backend;
+pub mod balance;
 pub mod cache;
+mod health;
 pub mod hold;
 pub mod host;
+pub mod https;
 pub mod label;
+pub mod link;
 pub mod path;
+pub mod policy;
 pub mod preview_auth;
+pub mod queue;
 pub mod skew;
 pub mod split;
 pub mod standing;
@@ -49,6 +55,8 @@ pub struct Routing {
     cache: RouteCache,
     publishing: Mutex<()>,
     signal: watch::Sender<u64>,
+    /// Told when a table was published.
+    moved: Notify,
     is_doubted: AtomicBool,
     doubt: Notify,
     workers: usize,
@@ -64,6 +72,7 @@ impl Routing {
             cache: RouteCache::default(),
             publishing: Mutex::new(()),
             signal: watch::Sender::new(0),
+            moved: Notify::new(),
             is_doubted: AtomicBool::new(false),
             doubt: Notify::new(),
             workers,
@@ -126,7 +135,24 @@ impl Routing {
         // Invariant 4: the generation first.
         self.generation.store(generation, Ordering::SeqCst);
         self.table.store(Arc::new(changes.finish()));
+        self.moved.notify_waiters();
         generation
+    }
+
+    /// Resolves once a table of another generation is published.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub async fn moved_from(&self, generation: u64) {
+        loop {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            // Before the look: a table that is published after it finds this waiter.
+            moved.as_mut().enable();
+            if self.table.load().generation() != generation {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// Asks every worker to look at its targets' orders (see [`backend::Order`]) now.
@@ -158,6 +184,8 @@ impl Routing {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::routing::table::tests::{backend, pattern};
 
@@ -219,5 +247,26 @@ mod tests {
         routing.cache.insert(&host, slow_reader.generation(), &read);
         let (_, found) = routing.resolve(&host).unwrap();
         assert!(Arc::ptr_eq(found.routes().paths()[0].backend(), &new));
+    }
+
+    #[test]
+    fn a_doubt_is_told_once_and_again_once_somebody_has_looked() {
+        let routing = Routing::new(1);
+        for _ in 0..2 {
+            assert!(routing.doubted().now_or_never().is_none());
+            (0..3).for_each(|_| routing.doubt());
+            assert!(routing.doubted().now_or_never().is_some());
+        }
+    }
+
+    #[test]
+    fn who_waits_for_another_table_is_told_of_each_and_of_one_that_is_there() {
+        let routing = Routing::new(1);
+        routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend("a")));
+        let mut moved = Box::pin(routing.moved_from(1));
+        assert!((&mut moved).now_or_never().is_none());
+        routing.publish(|edit| edit.route(&pattern("b.test"), "/", &backend("b")));
+        assert!(moved.now_or_never().is_some());
+        assert!(routing.moved_from(1).now_or_never().is_some());
     }
 }

@@ -79,6 +79,10 @@ pub trait Runtime: Send + Sync + fmt::Debug + 'static {
     /// Removing what is not there is a success.
     fn remove_volumes<'a>(&'a self, scope: &'a VolumeScope) -> Answer<'a, ()>;
 
+    /// Removes the volume of that [`StoredVolume::place`] with what is in it, if it carries this installation's mark. One that
+    /// an instance still has stays, and is an error. Removing what is not there is a success.
+    fn remove_volume<'a>(&'a self, place: &'a str) -> Answer<'a, ()>;
+
     /// All volumes that carry this installation's mark, whether an instance has them or not.
     fn volumes(&self) -> Answer<'_, Vec<StoredVolume>>;
 
@@ -170,6 +174,8 @@ pub struct StoredVolume {
     pub environment: EnvironmentName,
     /// Of a preview's.
     pub label: Option<EphemeralLabel>,
+    /// By what the app's settings name it.
+    pub name: String,
 }
 
 /// Whose volumes: of an environment, or of the previews of a label there, or all of an app.

@@ -8,12 +8,13 @@ mod content;
 mod http2;
 mod options;
 mod record;
+mod tls;
 mod websocket;
 
 use std::future::Future;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -25,19 +26,23 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, SystemClock};
+use content::Broken;
 use record::Record;
 
-pub use options::{Health, SampleOptions};
+pub use options::{Health, SampleOptions, TlsFiles};
+pub use tls::TlsError;
 
 /// How long the app waits, after it was asked to stop, for what is in flight.
 const FINISH_WITHIN: Duration = Duration::from_secs(60);
-/// How long a connection may be idle, or take to send a request's head.
+/// How long a connection may be idle, or take for the handshake of TLS or a request's head.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Why the sample app ended other than by being asked to.
@@ -47,6 +52,8 @@ pub enum SampleError {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("cannot open the record file {}", path.display())]
     RecordFile { path: PathBuf, source: std::io::Error },
+    #[error("cannot speak TLS")]
+    Tls(#[from] TlsError),
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
     #[error("ended with code {code} after {after_ms} ms, as its options ask")]
@@ -65,6 +72,8 @@ pub struct Sample {
 #[derive(Debug)]
 struct App {
     options: SampleOptions,
+    /// Where it speaks TLS.
+    tls: Option<Arc<ServerConfig>>,
     /// Tells this start of the app from every other one.
     instance: String,
     clock: Arc<dyn Clock>,
@@ -83,7 +92,7 @@ impl SampleError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Listen { .. } | Self::RecordFile { .. } | Self::Signals(_) => 1,
+            Self::Listen { .. } | Self::RecordFile { .. } | Self::Tls(_) | Self::Signals(_) => 1,
             Self::Exit { code, .. } => *code,
         }
     }
@@ -123,7 +132,7 @@ impl Sample {
     /// Takes the port; clients may connect from now on.
     ///
     /// # Errors
-    /// If the address is taken or the record file cannot be opened.
+    /// If the address is taken, or a file that the options name is not what it has to be.
     pub async fn bind(options: SampleOptions, clock: Arc<dyn Clock>) -> Result<Self, SampleError> {
         let address = SocketAddr::new(options.host, options.port);
         let listen = |source| SampleError::Listen { address, source };
@@ -131,6 +140,7 @@ impl Sample {
         let address = listener.local_addr().map_err(listen)?;
         let record = Record::open(options.record_file.as_deref())?;
         let app = App {
+            tls: options.tls.as_ref().map(tls::config).transpose()?,
             instance: uuid::Uuid::now_v7().simple().to_string(),
             started: clock.now(),
             stopping: CancellationToken::new(),
@@ -188,20 +198,36 @@ async fn serve_connection(app: Arc<App>, stream: TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         say(format_args!("cannot set nodelay: {error}"));
     }
-    match speaks_http2(&stream).await {
-        Ok(true) => {
-            if let Err(error) = http2::serve(&app, &socket, stream).await {
-                tracing::debug!(error = crate::error::chain(&error), "sample connection ended");
-            }
-            return;
-        }
-        Ok(false) => {}
-        // Gone before it said a word.
-        Err(_gone) => return,
+    let ended = match &app.tls {
+        None => match speaks_http2(&stream).await {
+            Ok(is_http2) => converse(&app, &socket, stream, is_http2).await,
+            // Gone before it said a word.
+            Err(_gone) => return,
+        },
+        Some(config) => match tokio::time::timeout(IDLE_TIMEOUT, tls::accept(config, stream)).await {
+            Ok(Ok((stream, is_http2))) => converse(&app, &socket, stream, is_http2).await,
+            Ok(Err(error)) => return say(format_args!("no TLS with a client: {error}")),
+            Err(_elapsed) => return say(format_args!("no TLS with a client in time")),
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = crate::error::chain(&*error), "sample connection ended");
+    }
+}
+
+/// What is said on a connection, whatever carries it.
+async fn converse(
+    app: &Arc<App>,
+    socket: &Arc<OwnedFd>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    is_http2: bool,
+) -> Result<(), Broken> {
+    if is_http2 {
+        return Ok(http2::serve(app, socket, stream).await?);
     }
     let service = service_fn(|request: Request<Incoming>| {
         let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        answers::answer(Arc::clone(&app), Arc::clone(&socket), request)
+        answers::answer(Arc::clone(app), Arc::clone(socket), request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -209,16 +235,14 @@ async fn serve_connection(app: Arc<App>, stream: TcpStream) {
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+    tokio::select! {
+        ended = connection.as_mut() => ended?,
         () = app.stopping.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            connection.await?;
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(error = crate::error::chain(&error), "sample connection ended");
     }
+    Ok(())
 }
 
 /// Whether the client begins with HTTP/2. What it sent is left there.

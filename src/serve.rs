@@ -5,6 +5,7 @@
 //! meanwhile is told that it starts.
 
 mod reload;
+mod sources;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use http::HeaderValue;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinSet;
@@ -30,9 +30,10 @@ use crate::deploy::{Options, Orchestrator, Published, Urls};
 use crate::error::chain;
 use crate::ids::{InstanceId, LockgateId};
 use crate::proxy::{
-    AccessLogFormat, AccessLogSink, DataPlane, Limits, ProxySettings, StartError, TlsSettings,
+    AccessLogFormat, AccessLogSink, AltSvc, DataPlane, Limits, ProxySettings, StartError, TlsSettings,
 };
 use crate::routing::Routing;
+use crate::routing::https::Hsts;
 use crate::runtime::{Runtime, RuntimeError};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
@@ -44,6 +45,8 @@ use reload::Reloader;
 const GRACE: Duration = Duration::from_secs(30);
 /// For operations to reach a step where a restart goes on.
 const ENGINE_GRACE: Duration = Duration::from_secs(5);
+/// For the spans of traces that are left to be exported.
+const SPANS_GRACE: Duration = Duration::from_secs(5);
 /// For calls of the admin API that are being carried out.
 const MUTATIONS_GRACE: Duration = Duration::from_secs(2);
 /// Reloads that wait for one that runs.
@@ -56,6 +59,8 @@ pub struct Running {
     engine: Orchestrator,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    /// The one that exports traces: it has something to do once all others have ended.
+    exporter: JoinSet<()>,
     mutations: TaskTracker,
     admin_address: Option<SocketAddr>,
     hangups: mpsc::Sender<()>,
@@ -139,8 +144,11 @@ pub async fn start(
     let certs = Certs::new(if config.http2 { &[HTTP_2, HTTP_11] } else { &[HTTP_11] })?;
     reload::publish_certificates(&certs, &config)?;
     let (acme, keeper) = acme::open(config.tls.acme.clone(), &certs, &routing, &clock, &stats).await;
+    let (traces, spans) = crate::traces::open(config.traces.clone(), &clock, &stats);
+    let settings =
+        ProxySettings { traces: Some(traces.clone()), ..proxy_settings(&config, &certs, debug_generation) };
     // All routes are published by now: nothing that is let in finds an empty table.
-    let plane = crate::proxy::start(proxy_settings(&config, &certs, debug_generation), &routing, &clock)?;
+    let plane = crate::proxy::start(settings, &routing, &clock)?;
     info!(listen = ?plane.addresses(), "serving");
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -172,7 +180,7 @@ pub async fn start(
         engine.clone(),
         Arc::clone(&routing),
         Arc::clone(&store),
-        (stats, certs, acme),
+        (stats, certs, acme, traces),
     );
     reloader.apply_first().await.map_err(ServeError::Apply)?;
     // Whoever is answered finds the apps of the configuration.
@@ -180,7 +188,10 @@ pub async fn start(
     let (hangups, hung_up) = mpsc::channel(1);
     tasks.spawn(reloader.keep(requests, hung_up, stop.clone()));
     tasks.spawn(keeper.keep(stop.clone()));
-    Ok(Running { plane, engine, stop, tasks, mutations: admin.mutations.clone(), admin_address, hangups })
+    let mut exporter = JoinSet::new();
+    exporter.spawn(spans.keep(stop.clone()));
+    let mutations = admin.mutations.clone();
+    Ok(Running { plane, engine, stop, tasks, exporter, mutations, admin_address, hangups })
 }
 
 async fn control_plane(
@@ -202,6 +213,7 @@ async fn control_plane(
     let options = Options {
         apex: config.apex.clone(),
         urls,
+        https: !config.tls.listen.is_empty(),
         ephemeral_ttl: config.ephemeral.default_ttl,
         ephemeral_sweep_every: config.ephemeral.sweep_every,
         ephemeral_max_per_app: config.ephemeral.max_per_app,
@@ -274,13 +286,16 @@ impl Running {
 
     /// Stops accepting, lets requests in flight end within `grace`, and ends. Instances go on.
     pub async fn shutdown(self, grace: Duration) {
-        let Self { plane, engine, stop, mut tasks, mutations, .. } = self;
+        let Self { plane, engine, stop, mut tasks, mut exporter, mutations, .. } = self;
         plane.shutdown(grace).await;
         stop.cancel();
         engine.shutdown(ENGINE_GRACE).await;
         mutations.close();
         if tokio::time::timeout(MUTATIONS_GRACE, mutations.wait()).await.is_err() {
             warn!(left = mutations.len(), "calls of the admin API cut short");
+        }
+        if tokio::time::timeout(SPANS_GRACE, exporter.join_next()).await.is_err() {
+            warn!("the collector of traces takes too long: spans are lost");
         }
         tasks.shutdown().await;
     }
@@ -306,13 +321,15 @@ fn urls(config: &Config, addresses: &[SocketAddr], certs: &Arc<Certs>) -> Urls {
 }
 
 fn proxy_settings(config: &Config, certs: &Arc<Certs>, debug_generation: bool) -> ProxySettings {
-    let seconds = config.tls.hsts.0.as_secs();
     let tls = TlsSettings {
         listen: config.tls.listen.clone(),
         proxy_protocol: config.tls.proxy_protocol.clone(),
         certs: Arc::clone(certs),
-        redirect: config.redirect,
-        hsts: (seconds > 0).then(|| HeaderValue::try_from(format!("max-age={seconds}")).ok()).flatten(),
+        port: https_port(config),
+        redirects: config.redirect.is_some(),
+        hsts: Hsts::of(config.tls.hsts).value().cloned(),
+        http3: config.tls.http3,
+        alt_svc: config.tls.alt_svc.map(|told| AltSvc { port: told.port, max_age: told.max_age.0 }),
     };
     ProxySettings {
         listen: config.http.clone(),
@@ -321,6 +338,7 @@ fn proxy_settings(config: &Config, certs: &Arc<Certs>, debug_generation: bool) -
         http2: config.http2,
         trusted_proxies: config.trusted_proxies.clone(),
         via: config.via.clone(),
+        forwarded: config.forwarded,
         access_log: match &config.access_log {
             AccessLog::Off => AccessLogSink::Off,
             AccessLog::Stdout => AccessLogSink::Stdout,
@@ -334,6 +352,13 @@ fn proxy_settings(config: &Config, certs: &Arc<Certs>, debug_generation: bool) -
         debug_generation,
         ..ProxySettings::default()
     }
+}
+
+/// Where clients are sent who are to come by https: as is written, as people are told, or as it is listened for.
+fn https_port(config: &Config) -> u16 {
+    let told = || config.url.as_ref().and_then(|url| url.https_port());
+    let listened = || config.tls.listen.first().map(SocketAddr::port);
+    config.redirect.or_else(told).or_else(listened).unwrap_or(443)
 }
 
 fn limits(config: &LimitsConfig) -> Limits {
@@ -391,6 +416,24 @@ fn log_to_stderr() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_are_sent_to_the_port_of_https_that_the_outside_sees() {
+        let listener = "https: { address: '127.0.0.1:8443' }";
+        for (listeners, url, port) in [
+            (listener, "null", 8443),
+            (listener, "'https://{host}'", 443),
+            (listener, "'https://{host}:9443'", 9443),
+            (listener, "'http://{host}:8080'", 8443),
+            ("http: { redirect: 10443 }, https: { address: '127.0.0.1:8443' }", "'https://{host}'", 10443),
+        ] {
+            let text = format!("listeners: {{ {listeners} }}\nurl: {url}\n");
+            let config = crate::config::parse(&text, "lockgate.yaml", &|_| None).unwrap();
+            let certs = Certs::new(&[HTTP_11]).unwrap();
+            let settings = proxy_settings(&config, &certs, false);
+            assert_eq!(settings.tls.map(|tls| tls.port), Some(port), "{text}");
+        }
+    }
 
     #[test]
     fn the_documented_limits_are_those_of_the_data_plane() {

@@ -3,23 +3,32 @@
 //! A deployment keeps a full copy, so that going back to it restores all of it. Every default stands
 //! here and nowhere else.
 
+mod balance;
 mod faults;
 mod hours;
+mod https;
+pub mod policy;
+pub mod queue;
+mod secrets;
 mod status;
+mod tls;
+mod values;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::de::Visitor;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use balance::{BalanceSettings, CookieName, FieldName, HashKey};
 pub use faults::SettingsFault;
 pub use hours::{HoursSettings, HoursState};
+pub use https::unheard_https;
+pub use policy::PolicySettings;
+pub use queue::QueueSettings;
 pub use status::StatusRange;
+pub use tls::AppTlsSettings;
+pub use values::{Delay, Percent, Replicas, Secret};
 
 /// The settings of an app, and of each deployment at the time when it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
@@ -39,9 +48,27 @@ pub struct AppSettings {
     pub port: Option<u16>,
     /// What the app speaks on that port. Clients speak what they like.
     pub protocol: Protocol,
+    /// Who its instances have to be, with `protocol: https` and `h2`; from the next deploy on.
+    pub tls: Option<AppTlsSettings>,
     /// The app is told whose request comes by a PROXY header, which is the first of each connection to it; each request then
-    /// has a connection of its own. For `protocol: http1` alone.
+    /// has a connection of its own. For `protocol: http1` and `https` alone.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// How requests are spread over the app's instances.
+    pub balance: BalanceSettings,
+    /// For how long the share of an instance grows, from nothing to the whole, that joins others by scaling or comes back
+    /// to them. If not given, one that was passed over for its failures takes 10 s, and all others none. Never of a swap,
+    /// whose instances are all new.
+    pub slow_start: Option<Delay>,
+    /// How many requests and streams one instance serves at once, all that leads to it together; `null` is no limit.
+    pub max_concurrent_requests: Option<u32>,
+    /// Who waits where all instances serve as many as they may; 1000 requests for 10 s each if not given.
+    pub queue: Option<QueueSettings>,
+    /// What becomes of requests to the app without TLS, from the next deploy on; as `listeners.http.redirect` of the
+    /// configuration says if not given. Its previews follow it.
+    pub https: Option<HttpsMode>,
+    /// Browsers are told to come to the app by https alone for so long, by answers over TLS that do not say it themselves, from
+    /// the next deploy on; 0s: they are not. As `listeners.https.hsts` of the configuration says if not given.
+    pub hsts: Option<Delay>,
     /// Environment variables; encrypted at rest, never shown again.
     #[serde(skip_serializing)]
     pub env: BTreeMap<String, Secret>,
@@ -82,6 +109,9 @@ pub struct AppSettings {
     /// Whether the requests of a page go on to the version that it came from while that one still runs; they do not if
     /// not given.
     pub skew_protection: Option<SkewProtection>,
+    /// What is asked of its requests and changed on them and their responses, in this order, from the next deploy on:
+    /// each version keeps those that it was deployed with.
+    pub policies: Vec<PolicySettings>,
 }
 
 /// How long pages stay with the version that they came from: never longer than it runs, which `deploy.standby_after`
@@ -336,7 +366,56 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 without TLS and with prior knowledge, as gRPC servers speak it.
     H2c,
+    /// HTTP/1.1 over TLS
+    Https,
+    /// HTTP/2 over TLS, agreed upon in the handshake; who does not agree is not spoken to.
+    H2,
 }
+
+impl Protocol {
+    /// Whether many requests go over one connection.
+    #[must_use]
+    pub fn is_http2(self) -> bool {
+        match self {
+            Self::H2c | Self::H2 => true,
+            Self::Http1 | Self::Https => false,
+        }
+    }
+
+    /// Of its URLs.
+    #[must_use]
+    pub fn scheme(self) -> &'static str {
+        if self.is_tls() { "https" } else { "http" }
+    }
+
+    /// Whether it is never spoken without TLS.
+    #[must_use]
+    pub fn is_tls(self) -> bool {
+        match self {
+            Self::Https | Self::H2 => true,
+            Self::Http1 | Self::H2c => false,
+        }
+    }
+}
+
+/// What becomes of requests that come without TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum HttpsMode {
+    /// They are sent to https by 308, where a certificate covers the name.
+    Redirect,
+    /// They are served.
+    Allow,
+}
+
+/// Whether browsers can be told so: not at all, or for a second at least.
+#[must_use]
+pub fn is_hsts(delay: Delay) -> bool {
+    delay.0.is_zero() || delay.0.as_secs() > 0
+}
+
+/// What to write instead.
+pub(crate) const HSTS_REMEDY: &str = "write for example 180d, or 0s for none";
 
 /// A version of the PROXY protocol.
 #[derive(
@@ -350,33 +429,6 @@ pub enum ProxyProtocol {
     V2,
 }
 
-/// A number of instances, 1 to 100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema, ToSchema)]
-#[serde(transparent)]
-#[schema(value_type = u16)]
-pub struct Replicas(#[schemars(range(min = 1, max = 100))] u16);
-
-/// A share as people write it: `10%`, up to 10000%.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema, ToSchema)]
-#[schemars(with = "String")]
-#[schema(value_type = String)]
-pub struct Percent(u16);
-
-/// A duration as people write it: `250ms`, `30s`, `5m`, `1h 30m`.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, JsonSchema, ToSchema)]
-#[schemars(with = "String")]
-#[schema(value_type = String)]
-pub struct Delay(pub Duration);
-
-/// Reads one.
-struct DelayText;
-
-/// A value that appears in no answer, log, or debug output.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, ToSchema)]
-#[serde(transparent)]
-#[schema(value_type = String)]
-pub struct Secret(String);
-
 impl Default for AppSettings {
     fn default() -> Self {
         Self {
@@ -386,7 +438,14 @@ impl Default for AppSettings {
             directory: None,
             port: None,
             protocol: Protocol::default(),
+            tls: None,
             proxy_protocol: None,
+            balance: BalanceSettings::default(),
+            slow_start: None,
+            max_concurrent_requests: None,
+            queue: None,
+            https: None,
+            hsts: None,
             env: BTreeMap::new(),
             volumes: Vec::new(),
             replicas: Replicas::default(),
@@ -403,6 +462,7 @@ impl Default for AppSettings {
             schedule: Vec::new(),
             preview_auth: None,
             skew_protection: None,
+            policies: Vec::new(),
         }
     }
 }
@@ -472,165 +532,6 @@ impl AppSettings {
     }
 }
 
-impl Replicas {
-    /// A count of instances.
-    ///
-    /// # Errors
-    /// Says the bounds when `count` is not 1 to 100.
-    pub fn new(count: u16) -> Result<Self, String> {
-        if (1..=100).contains(&count) {
-            return Ok(Self(count));
-        }
-        Err(format!("{count} replicas are out of range: 1 to 100"))
-    }
-
-    /// The number.
-    #[must_use]
-    pub const fn count(self) -> u16 {
-        self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Replicas {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Self::new(u16::deserialize(from)?).map_err(serde::de::Error::custom)
-    }
-}
-
-impl Default for Replicas {
-    fn default() -> Self {
-        Self(1)
-    }
-}
-
-impl Delay {
-    /// No delay is longer: ten years, so that no sum of times overflows.
-    pub const MAX: Self = Self::seconds(3650 * 24 * 60 * 60);
-
-    /// `count` seconds.
-    #[must_use]
-    pub const fn seconds(count: u64) -> Self {
-        Self(Duration::from_secs(count))
-    }
-}
-
-impl Percent {
-    /// The largest share that can be written.
-    const MAX: u16 = 10_000;
-
-    /// `count` in a hundred, at most 10000.
-    #[must_use]
-    pub const fn of(count: u16) -> Self {
-        Self(if count > Self::MAX { Self::MAX } else { count })
-    }
-
-    /// How many in a hundred.
-    #[must_use]
-    pub const fn count(self) -> u16 {
-        self.0
-    }
-
-    /// 1 for 100%.
-    #[must_use]
-    pub fn share(self) -> f64 {
-        f64::from(self.0) / 100.0
-    }
-}
-
-impl FromStr for Percent {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let count = text.strip_suffix('%').and_then(|count| count.trim_end().parse().ok());
-        let count =
-            count.ok_or_else(|| format!("{text:?} is not a share: write it with its sign, as 10%"))?;
-        if count > Self::MAX {
-            return Err(format!("{text:?} is too much: write {}% at most", Self::MAX));
-        }
-        Ok(Self(count))
-    }
-}
-
-impl fmt::Display for Percent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}%", self.0)
-    }
-}
-
-impl Serialize for Percent {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Percent {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl fmt::Display for Delay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(f)
-    }
-}
-
-impl fmt::Debug for Delay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Delay {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Delay {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_str(DelayText)
-    }
-}
-
-impl Visitor<'_> for DelayText {
-    type Value = Delay;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration with its unit: 250ms, 30s, 5m or 1h")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Delay, E> {
-        let delay = humantime::parse_duration(text).map(Delay).map_err(|cause| {
-            E::custom(format!("{text:?} is not a duration ({cause}): write it as 250ms, 30s, 5m or 1h"))
-        })?;
-        if delay > Delay::MAX {
-            return Err(E::custom(format!("{text:?} is longer than ten years")));
-        }
-        Ok(delay)
-    }
-}
-
-impl Secret {
-    /// Wraps a value.
-    #[must_use]
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    /// The value itself: for the instance that needs it and the store that encrypts it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
-    }
-}
-
 impl StopSignal {
     /// Its name with the `SIG`.
     #[must_use]
@@ -660,21 +561,5 @@ mod tests {
         let back: AppSettings = serde_json::from_str(&json).unwrap();
         settings.env.clear();
         assert_eq!(back, settings);
-    }
-
-    #[test]
-    fn a_bad_duration_says_how_to_write_one() {
-        let error = serde_json::from_str::<Delay>("\"soon\"").unwrap_err().to_string();
-        assert!(error.contains("\"soon\" is not a duration") && error.contains("250ms"), "{error}");
-        let error = serde_json::from_str::<Delay>("\"9000000 years\"").unwrap_err().to_string();
-        assert!(error.contains("longer than ten years"), "{error}");
-    }
-
-    #[test]
-    fn replicas_have_bounds() {
-        for bad in ["0", "101"] {
-            let json = format!("{{\"replicas\":{bad}}}");
-            assert!(serde_json::from_str::<AppSettings>(&json).unwrap_err().to_string().contains("1 to 100"));
-        }
     }
 }

@@ -55,10 +55,14 @@ pub struct BackendCells {
     /// From a request on its connection to the head of the response.
     pub upstream_head: Histogram,
     pub streams: Counter,
+    /// Requests that went no further than the door of their preview, or the policies of their route.
+    pub stopped_by_policies: Counter,
     /// Targets that were passed over because they failed.
     pub ejections: Counter,
     pub connects: ConnectCells,
     pub holds: HoldCells,
+    /// Of those that wait for a place at a target.
+    pub queue: HoldCells,
 }
 
 /// How requests to a held backend fared.
@@ -71,6 +75,25 @@ pub struct HoldCells {
     pub timed_out: Counter,
     /// Told to come back, without a wait or at the end of one.
     pub refused: Counter,
+}
+
+/// One request among those that are counted as waiting.
+#[derive(Debug)]
+#[must_use = "dropping it is the end of the wait"]
+pub struct Waits<'a>(&'a HoldCells);
+
+impl HoldCells {
+    /// Counts one that begins to wait, until it ends.
+    pub fn wait(&self) -> Waits<'_> {
+        self.began.add(1);
+        Waits(self)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.ended.add(1);
+    }
 }
 
 /// How connecting to targets went, and whether kept connections could be used.

@@ -1,10 +1,10 @@
-//! What one worker has open to the targets, and how a request goes there: pools of HTTP/1.1 connections, and for those
-//! that speak HTTP/2 connections with many streams ([`http2`]).
+//! What one worker has open to the targets, and how a request goes there: pools of HTTP/1.1 connections ([`http1`]), and
+//! for those that speak HTTP/2 connections with many streams ([`http2`]).
 //!
 //! # Invariants
 //! 1. An HTTP/1.1 connection serves one request at a time, and goes back to its pool only when nothing is in doubt: the
 //!    response ended by its framing, the request was sent whole, no byte is left over, neither side asked to
-//!    close, no error, no upgrade ([`connection::Connection::release`]). Everything else is closed.
+//!    close, no error, no upgrade ([`Connection::release`]). Everything else is closed.
 //! 2. A request is sent again only if the first target cannot have acted on it: none of it was written, or it
 //!    was idempotent, without a body, and on a kept connection that closed before it answered. Over HTTP/2 the target may
 //!    also say that it did not begin with it.
@@ -19,12 +19,11 @@
 //! flag for the one task that there is ([`activity`]).
 
 pub(crate) mod activity;
+mod added;
 pub(crate) mod balance;
 pub(crate) mod body;
-pub(crate) mod connection;
+pub(crate) mod http1;
 pub(crate) mod http2;
-mod io;
-mod relay;
 mod socket;
 pub(crate) mod target;
 
@@ -32,14 +31,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
 
-use crate::settings::Protocol;
 use crate::telemetry::ConnectCells;
 
-pub(crate) use activity::{Abort, Activity, Phase, Read, Tick, TickLimits};
+pub(crate) use activity::{Abort, Activity, OwnLimits, Phase, Read, Tick, TickLimits};
+pub(crate) use added::{Added, Lines};
 pub(crate) use body::{BodyFault, RequestBody, Source, StreamBody};
-pub(crate) use connection::{BUFFER, Connection};
+pub(crate) use http1::Connection;
 pub(crate) use http2::{Duplex, Stream};
 pub(crate) use target::{LocalBackend, LocalTarget, RequestGuard, Upstreams};
 
@@ -77,11 +75,19 @@ pub(crate) enum UpstreamError {
     Body(#[source] BodyFault),
 }
 
-/// What the library for a protocol tells of a failure.
+/// What was wrong with what came, or with the connection that it should come over.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
-    #[error(transparent)]
-    Http1(#[from] hyper::Error),
+    #[error("the connection failed")]
+    Io(#[from] std::io::Error),
+    #[error("the connection was closed")]
+    Ended,
+    #[error("its head cannot be read")]
+    Head(#[from] httparse::Error),
+    #[error("its head is too large")]
+    TooLarge,
+    #[error("{0} cannot be understood")]
+    Form(&'static str),
     #[error(transparent)]
     Http2(#[from] h2::Error),
     #[error("there were too many interim responses")]
@@ -97,7 +103,7 @@ pub(crate) struct Answer {
 
 /// Where the body of a response comes from.
 pub(crate) enum ResponseBody {
-    Http1 { incoming: Incoming, connection: Box<Connection> },
+    Http1(Box<Connection>),
     Http2(Box<Stream>),
 }
 
@@ -105,13 +111,13 @@ impl Answer {
     /// How long connecting took, if it was done for this request.
     pub(crate) fn connected_in(&self) -> Option<Duration> {
         match self.response.body() {
-            ResponseBody::Http1 { connection, .. } => connection.connected_in(),
+            ResponseBody::Http1(connection) => connection.connected_in(),
             ResponseBody::Http2(stream) => stream.connected_in(),
         }
     }
 }
 
-/// Sends the request to `target` and waits for the head of the response. Dropping it aborts the request.
+/// Sends the request to `target`, with what is `added`, and waits for the head of the response. Dropping it aborts the request.
 ///
 /// # Errors
 /// Why there is no response. What was sent on a kept connection and may be sent again, has been; a request of which
@@ -119,9 +125,13 @@ impl Answer {
 pub(crate) async fn send(
     target: &Rc<LocalTarget>,
     request: &mut Option<Request<RequestBody>>,
+    added: &mut Added,
     cells: &ConnectCells,
 ) -> Result<Answer, UpstreamError> {
-    if target.target.protocol == Protocol::H2c {
+    if target.target.protocol.is_http2() {
+        if let Some(request) = request {
+            added.settle(request.headers_mut());
+        }
         // Boxed because it is large, and others do not need the room.
         return Box::pin(http2::send(target, request, cells)).await;
     }
@@ -136,16 +146,13 @@ pub(crate) async fn send(
             None => Box::pin(Connection::open(target, cells, None)).await?,
         };
         let may_repeat = connection.is_reused() && request.as_ref().is_some_and(may_repeat);
-        let error = match connection.exchange(request, may_repeat).await {
+        let error = match connection.exchange(request, added, may_repeat).await {
             Ok(response) => {
-                let response = response.map(|incoming| ResponseBody::Http1 { incoming, connection });
+                let response = response.map(|()| ResponseBody::Http1(connection));
                 return Ok(Answer { response, resent });
             }
             Err(error) => error,
         };
-        if may_repeat && request.is_none() && matches!(error, UpstreamError::Closed(_)) {
-            *request = connection.remembered();
-        }
         if request.is_none() || !connection.is_reused() {
             return Err(error);
         }
@@ -165,12 +172,13 @@ pub(crate) async fn send_for(
     header: &[u8],
     target: &Rc<LocalTarget>,
     request: &mut Option<Request<RequestBody>>,
+    added: &Added,
     cells: &ConnectCells,
 ) -> Result<Answer, UpstreamError> {
     let mut connection = Connection::open(target, cells, Some(header)).await?;
     connection.never_keep();
-    let response = connection.exchange(request, false).await?;
-    let response = response.map(|incoming| ResponseBody::Http1 { incoming, connection });
+    let response = connection.exchange(request, added, false).await?;
+    let response = response.map(|()| ResponseBody::Http1(connection));
     Ok(Answer { response, resent: 0 })
 }
 

@@ -3,7 +3,8 @@
 //! The load is open: requests are due at times that were fixed before the run, and a latency begins when its
 //! request was due, so that a stall of the target is not hidden by a generator that waits for it. Every answer
 //! is checked against what was sent; nothing is ever sent again. Whoever swaps versions during the run says so
-//! through a [`Handle`]; then every answer's version is checked too. `history.rs` has the rules.
+//! through a [`Handle`]; then every answer's version is checked too. Where others swap, the run looks by itself what
+//! serves ([`Verifier::run_watching`]). `history.rs` has the rules.
 
 mod client;
 mod exchange;
@@ -15,6 +16,7 @@ mod streams;
 mod tally;
 mod tls;
 mod verdict;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,14 +27,16 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, SystemClock};
 use client::Client;
 use exchange::Framing;
-use history::Reach;
+use history::Right;
 use plan::{Plan, Reuse, Slot};
-use tally::{Fault, Tally};
+use tally::{Fault, Naming, Tally};
+use watch::Watch;
 
 pub use options::{Target, TargetError, VerifyOptions};
 pub use plan::{Kind, Mix, MixError};
 pub use tls::{Authorities, AuthoritiesError};
 pub use verdict::{Class, Counts, Evidence, Latency, Verdict};
+pub use watch::Serving;
 
 /// Requests beyond this many in flight are not sent but counted as failed: the target has stopped answering.
 const MAX_IN_FLIGHT: usize = 4096;
@@ -107,6 +111,28 @@ impl Verifier {
 
     /// Sends what the plan says until its end or [`Handle::stop`], lets what is in flight end, and judges.
     pub async fn run(self) -> Verdict {
+        let elapsed = self.send().await;
+        self.run.verdict(elapsed)
+    }
+
+    /// The same for hosts that others swap: `look` says what serves them now, and is asked again and again. `None` is that
+    /// it cannot be said; of that time nothing is held against any version. Answers are known by their `X-Deployment`.
+    pub async fn run_watching(self, look: impl AsyncFn() -> Option<Serving>) -> Verdict {
+        let run = &*self.run;
+        run.tally.name_by(Naming::Deployment);
+        let mut watch = Watch::new(&run.tally, &*run.clock, run.began);
+        watch.look(&look).await;
+        let over = CancellationToken::new();
+        let sending = async {
+            let _over = over.clone().drop_guard();
+            self.send().await
+        };
+        let (elapsed, ()) = tokio::join!(sending, watch.go_on(&look, &over));
+        run.verdict(elapsed)
+    }
+
+    /// Returns when all has ended that was sent, and how long that took.
+    async fn send(&self) -> Duration {
         let Self { run, stop } = self;
         let _flowing = run.tally.flowing.clone().drop_guard();
         let start = run.clock.now();
@@ -125,13 +151,13 @@ impl Verifier {
                 let full = Fault::Failed(format!("not sent: {MAX_IN_FLIGHT} requests in flight"));
                 run.tally.ended(&slot, Err(full), Duration::ZERO, run.clock.now());
             } else {
-                requests.spawn(Arc::clone(&run).request(slot, due));
+                requests.spawn(Arc::clone(run).request(slot, due));
             }
         }
         run.finish(requests).await;
         run.check_submissions().await;
         run.client.close().await;
-        run.tally.verdict(run.clock.now() - start, run.options.cuts_expected, run.seed)
+        run.clock.now() - start
     }
 }
 
@@ -139,13 +165,13 @@ impl Handle {
     /// To be called right before a swap to `version` is asked for. The swaps of a run must take effect in the
     /// order in which they are called.
     pub fn swap_called(&self, version: &str) -> SwapToken {
-        SwapToken(self.tally.swap_called(version, Reach::All, self.clock.now()))
+        SwapToken(self.tally.swap_called(version, Right::Only, self.clock.now()))
     }
 
     /// The same before the first step of a cutover in steps: from then on a client may get `version`, or what it got
     /// before. That ends with a swap to either of them.
     pub fn split_called(&self, version: &str) -> SwapToken {
-        SwapToken(self.tally.swap_called(version, Reach::Some, self.clock.now()))
+        SwapToken(self.tally.swap_called(version, Right::Also, self.clock.now()))
     }
 
     /// To be called right after the answer that the swap has happened.
@@ -178,6 +204,10 @@ impl Handle {
 }
 
 impl Run {
+    fn verdict(&self, elapsed: Duration) -> Verdict {
+        self.tally.verdict(elapsed, self.options.cuts_expected, self.seed)
+    }
+
     /// One request of the plan, from its due time to its last byte.
     async fn request(self: Arc<Self>, slot: Slot, due: Instant) {
         let client = &self.client;

@@ -6,6 +6,8 @@
 
 #[path = "proxy/access_log.rs"]
 mod access_log;
+#[path = "proxy/balance.rs"]
+mod balance;
 #[path = "proxy/basics.rs"]
 mod basics;
 #[path = "tls/ca.rs"]
@@ -20,6 +22,8 @@ mod framing;
 mod grpc;
 #[path = "proxy/holds.rs"]
 mod holds;
+#[path = "proxy/http1_upstream.rs"]
+mod http1_upstream;
 #[path = "proxy/http2.rs"]
 mod http2;
 #[path = "proxy/http2_abuse.rs"]
@@ -28,16 +32,30 @@ mod http2_abuse;
 mod http2_life;
 #[path = "proxy/http2_upstream.rs"]
 mod http2_upstream;
+#[cfg(feature = "http3")]
+#[path = "proxy/http3.rs"]
+mod http3;
+#[cfg(feature = "http3")]
+#[path = "proxy/http3_life.rs"]
+mod http3_life;
 #[path = "proxy/identity.rs"]
 mod identity;
+#[path = "proxy/policies.rs"]
+mod policies;
+#[path = "proxy/policies_streams.rs"]
+mod policies_streams;
 #[path = "proxy/preview_auth.rs"]
 mod preview_auth;
 #[path = "proxy/proxied.rs"]
 mod proxied;
+#[path = "proxy/queue.rs"]
+mod queue;
 #[path = "proxy/responses.rs"]
 mod responses;
 #[path = "proxy/retries.rs"]
 mod retries;
+#[path = "proxy/signed_link.rs"]
+mod signed_link;
 #[path = "proxy/skew.rs"]
 mod skew;
 #[path = "proxy/split.rs"]
@@ -50,6 +68,9 @@ mod support;
 mod support_h2c;
 #[path = "proxy/support_http2.rs"]
 mod support_http2;
+#[cfg(feature = "http3")]
+#[path = "proxy/support_http3.rs"]
+mod support_http3;
 #[path = "proxy/tally.rs"]
 mod tally;
 #[path = "proxy/timeouts.rs"]
@@ -58,9 +79,16 @@ mod timeouts;
 mod tls;
 #[path = "proxy/tls_upstream.rs"]
 mod tls_upstream;
+#[path = "proxy/tls_upstream_http2.rs"]
+mod tls_upstream_http2;
 #[path = "proxy/told.rs"]
 mod told;
+#[path = "proxy/traces.rs"]
+mod traces;
 #[path = "proxy/websocket_http2.rs"]
 mod websocket_http2;
+#[cfg(feature = "http3")]
+#[path = "proxy/websocket_http3.rs"]
+mod websocket_http3;
 #[path = "proxy/workers.rs"]
 mod workers;

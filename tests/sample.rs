@@ -1,7 +1,11 @@
 //! The sample app keeps what it promises to those who test with it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "tls/ca.rs"]
+mod ca;
+
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,12 +15,17 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use lockgate::clock::SystemClock;
-use lockgate::sample::{Health, Sample, SampleOptions};
+use lockgate::sample::{Health, Sample, SampleOptions, TlsFiles};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
+
+use ca::Ca;
 
 /// A sample app inside the test's process.
 struct Running {
@@ -147,4 +156,56 @@ async fn stopping_lets_the_request_in_flight_finish_and_tells_a_websocket_to_go(
     while socket.next().await.is_some() {}
     app.serving.join_next().await.unwrap().unwrap();
     assert!(TcpStream::connect(app.address).await.is_err(), "it still accepts");
+}
+
+/// A connection by TLS that offers one protocol.
+async fn by_tls(address: SocketAddr, ca: &Ca, protocol: &str) -> TlsStream<TcpStream> {
+    let mut config = ca.client();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("sample.test").unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol.as_bytes()));
+    stream
+}
+
+#[tokio::test]
+async fn with_a_certificate_it_speaks_tls_alone_and_http2_where_that_is_agreed_on() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), Ca::new());
+    let (cert, key) = ca.leaf(&["sample.test"]).write(folder.path(), "sample");
+    let app = start(SampleOptions { tls: Some(TlsFiles { cert, key }), ..version("v1") }).await;
+    let mut tasks = JoinSet::new();
+    let stream = TokioIo::new(by_tls(app.address, &ca, "http/1.1").await);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tasks.spawn(connection);
+    assert_eq!(sender.send_request(get("/")).await.unwrap().headers()["x-version"], "v1");
+
+    let (sender, connection) = h2::client::handshake(by_tls(app.address, &ca, "h2").await).await.unwrap();
+    let mut http2 = JoinSet::new();
+    http2.spawn(connection);
+    let request = Request::get("https://sample.test/").body(()).unwrap();
+    let (response, _) = sender.ready().await.unwrap().send_request(request, true).unwrap();
+    assert_eq!(response.await.unwrap().headers()["x-version"], "v1");
+
+    assert!(send(&mut tasks, app.address, get("/")).await.is_err(), "it answers without TLS");
+}
+
+#[tokio::test]
+async fn without_the_files_of_its_certificate_it_does_not_start() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), Ca::new());
+    let (cert, key) = ca.leaf(&["sample.test"]).write(folder.path(), "sample");
+    let (_, others) = ca.leaf(&["sample.test"]).write(folder.path(), "other");
+    let nowhere = PathBuf::from("/nowhere/sample.pem");
+    for (cert, key, told) in [
+        (nowhere.clone(), key.clone(), "cannot read /nowhere/sample.pem"),
+        (cert.clone(), nowhere, "cannot read /nowhere/sample.pem"),
+        (key, cert.clone(), "cannot read"),
+        (cert, others, "cannot be used"),
+    ] {
+        let options = SampleOptions { tls: Some(TlsFiles { cert, key }), ..version("v1") };
+        let failed = Sample::bind(options, Arc::new(SystemClock)).await.unwrap_err();
+        let text = lockgate::error::chain(&failed);
+        assert!(text.contains("cannot speak TLS") && text.contains(told), "{text}");
+        assert_eq!(failed.exit_code(), 1);
+    }
 }

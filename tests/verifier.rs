@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use lockgate::clock::SystemClock;
 use lockgate::sample::{Sample, SampleOptions};
-use lockgate::verify::{Class, Counts, Handle, Kind, Mix, Verdict, Verifier, VerifyOptions};
+use lockgate::verify::{Class, Counts, Handle, Kind, Mix, Serving, Verdict, Verifier, VerifyOptions};
 use relay::{HOSTS, Relay, Sabotage};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -21,15 +22,21 @@ struct Bed {
     samples: JoinSet<()>,
     addresses: Vec<SocketAddr>,
     _directory: tempfile::TempDir,
+    _turn: SemaphorePermit<'static>,
 }
 
 const VERSIONS: [&str; 2] = ["v1", "v2"];
 
 impl Bed {
     async fn make() -> Self {
+        // Who sends goes by the clock and waits for nobody: a machine that is too busy for more would never come to an end.
+        static TURNS: Semaphore = Semaphore::const_new(2);
+        let turn = TURNS.acquire().await.unwrap();
+        open_many_files();
         let directory = tempfile::tempdir().unwrap();
         let record = directory.path().join("record");
-        let mut bed = Self { samples: JoinSet::new(), addresses: Vec::new(), _directory: directory };
+        let (samples, addresses) = (JoinSet::new(), Vec::new());
+        let mut bed = Self { samples, addresses, _directory: directory, _turn: turn };
         for version in VERSIONS {
             bed.add(version, record.clone()).await;
         }
@@ -52,11 +59,19 @@ impl Bed {
     }
 }
 
+/// Four sockets for each request in flight are more than some machines give at first.
+fn open_many_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, most).unwrap();
+}
+
 /// Runs until it is stopped, or for longer than any test should take; with short streams.
 fn options(target: SocketAddr, mix: Mix) -> VerifyOptions {
     let mut options = VerifyOptions::new(format!("http://{target}").parse().unwrap());
     options.hosts = HOSTS.iter().map(|host| host.parse().unwrap()).collect();
-    options.duration = Duration::from_secs(20).into();
+    options.duration = Duration::from_secs(300).into();
+    options.rate = 100;
     options.stream_duration = Duration::from_millis(800).into();
     options.mix = mix;
     options
@@ -106,7 +121,7 @@ fn assert_only(verdict: &Verdict, class: Class, or: Option<Class>) {
 async fn an_app_without_a_proxy_is_clean() {
     let bed = Bed::make().await;
     let mut options = options(bed.addresses[0], Mix::default());
-    options.duration = Duration::from_secs(2).into();
+    (options.duration, options.rate) = (Duration::from_secs(2).into(), 200);
     let verdict = lockgate::verify::run(options).await;
     let Counts { sent, ok, .. } = verdict.counts;
     assert!(verdict.is_clean() && sent > 200 && ok == sent, "{verdict}");
@@ -127,11 +142,34 @@ async fn swaps_by_a_relay_that_keeps_its_promises_are_clean() {
     assert!(verdict.answers_checked.unwrap() > 100, "{verdict}");
 }
 
+/// What went live last may have answered before any look showed it.
+#[tokio::test]
+async fn a_run_that_watches_looks_once_more_when_all_has_ended() {
+    let bed = Bed::make().await;
+    let verifier = verifier(bed.addresses[0], "get=1".parse().unwrap());
+    let handle = verifier.handle();
+    let has_ended = std::cell::Cell::new(false);
+    let look = async || {
+        let Counts { sent, ok, .. } = handle.counts();
+        if ok >= 5 {
+            handle.stop();
+        }
+        has_ended.set(ok >= 5 && ok == sent);
+        Some(Serving { generation: 1, live: "one".to_owned(), split: None })
+    };
+    let verdict = verifier.run_watching(look).await;
+    assert!(verdict.is_clean() && has_ended.get(), "{verdict}");
+    // The sample app was not told a deployment, so its answers name none.
+    assert_eq!(verdict.answers_checked, Some(0));
+    assert!(verdict.to_string().contains("no answer says what it comes from"), "{verdict}");
+}
+
 #[tokio::test]
 async fn nobody_listening_is_a_failure() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Taken, so that nobody else listens there meanwhile.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let verifier = verifier(address, "get=1".parse().unwrap());
     let handle = verifier.handle();
     let (verdict, ()) = tokio::join!(verifier.run(), async {

@@ -45,7 +45,7 @@ def measure(scenario, folder, binary, options):
 
 def of_perf(name, scenario, folder, binary, upstream_port, event="instructions:u"):
     with peers.one(name, scenario, folder / "peer", binary, upstream_port) as peer:
-        load.check(peer, scenario)
+        load.check(peer)
         send(peer.port, scenario, FEW)
         pids = ",".join(map(str, peer.pids))
         watch = subprocess.Popen(
@@ -72,7 +72,7 @@ def of_callgrind(name, scenario, folder, binary, upstream_port, requests):
     around = [machine.tool("valgrind"), "--tool=callgrind", f"--log-file={log}",
               f"--callgrind-out-file={folder}/callgrind.out"]
     with peers.one(name, scenario, folder / "peer", binary, upstream_port, around, single_process=True) as peer:
-        load.check(peer, scenario)
+        load.check(peer)
         send(peer.port, scenario, requests)
         processes.stop(peer.process)
     counted = re.search(r"Collected\s*:\s*([0-9]+)", log.read_text())

@@ -13,9 +13,6 @@ from errors import Refused
 # Each can `ask`, for header fields, and `run`, for figures; both refuse what is not answered as it has to be.
 GENERATORS = {"wrk": wrk, "h2load": h2load, "echo": echo}
 WARM_UP_SECONDS = 1
-# To the response, by every peer that reads it and is not told to leave it out.
-ADDED = ["x-request-id", "via"]
-ADDS_LESS = ["relay", "no-ids"]
 
 
 @dataclass(frozen=True)
@@ -34,26 +31,26 @@ def ask(port, scenario):
     return GENERATORS[scenario.generator].ask(port, scenario)
 
 
-def check(peer, scenario):
+def check(peer):
     """Refuses a peer that does not answer as it has to."""
     try:
-        headers = ask(peer.port, scenario)
+        headers = ask(peer.port, peer.scenario)
     except Refused as refused:
         raise Refused(f"{peer.name}: {refused}") from refused
-    missing = [name for name in ADDED if peer.name not in ADDS_LESS and not headers.get(name)]
+    missing = [name for name in peer.adds if not headers.get(name)]
     if missing:
         raise Refused(f"{peer.name} does not add {', '.join(missing)}")
 
 
-def warm_up(peer, scenario, options):
-    run(peer, scenario, options.connections, WARM_UP_SECONDS)
+def warm_up(peer, options):
+    run(peer, options.connections, WARM_UP_SECONDS)
 
 
-def measure(peer, scenario, options):
+def measure(peer, options):
     before = processes.cpu_seconds(peer.pids), ours(), processes.busy_seconds(), time.monotonic()
-    told = run(peer, scenario, options.connections, options.seconds)
+    told = run(peer, options.connections, options.seconds)
     if not told["requests"]:
-        raise Refused(f"{peer.name}, {scenario.name}: no answer in {options.seconds} s; try more --seconds")
+        raise Refused(f"{peer.name}, {peer.scenario.name}: no answer in {options.seconds} s; try more --seconds")
     after = processes.cpu_seconds(peer.pids), ours(), processes.busy_seconds(), time.monotonic()
     cpu, load, busy, passed = (later - earlier for earlier, later in zip(before, after))
     return Figures(
@@ -66,11 +63,11 @@ def measure(peer, scenario, options):
     )
 
 
-def run(peer, scenario, connections, seconds):
+def run(peer, connections, seconds):
     try:
-        return GENERATORS[scenario.generator].run(peer.port, scenario, connections, seconds)
+        return GENERATORS[peer.scenario.generator].run(peer.port, peer.scenario, connections, seconds)
     except Refused as refused:
-        raise Refused(f"{peer.name}, {scenario.name}: {refused}") from refused
+        raise Refused(f"{peer.name}, {peer.scenario.name}: {refused}") from refused
 
 
 def ours():

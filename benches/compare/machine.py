@@ -92,5 +92,9 @@ def describe(binary):
 
 
 def first_line(command):
-    told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return told.stdout.splitlines()[0].strip() if told.stdout else None
+    told = printed(command)
+    return told.splitlines()[0].strip() if told else None
+
+
+def printed(command):
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout

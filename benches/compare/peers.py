@@ -5,11 +5,16 @@ Each takes any number of requests on a connection, keeps connections to the upst
 bodies both ways, counts what it does, and writes no access log. TLS is 1.3, and the client chooses the cipher.
 """
 
+import dataclasses
 from contextlib import ExitStack, contextmanager
 
 import machine
 import nginx
+import optional
 import servers
+
+# To the response, by every peer that reads it and is not told to leave it out.
+ADDED = ("x-request-id", "via")
 
 NGINX = """
     upstream origin {{
@@ -132,13 +137,32 @@ def one(name, scenario, folder, binary, upstream_port, around=(), single_process
     folder.mkdir(parents=True)
     port = servers.free_port()
     command = (PEERS | PARTS)[name](scenario, folder, port, upstream_port, binary, single_process)
-    with servers.running(name, [*around, *command], scenario, folder, port, machine.PROXY_CORE) as peer:
+    scenario = as_answered_by(name, scenario)
+    adds = tuple(field for field in ADDED if field not in adds_not(name, scenario))
+    with servers.running(name, [*around, *command], scenario, folder, port, machine.PROXY_CORE, adds) as peer:
         yield peer
 
 
+def as_answered_by(name, scenario):
+    """Some choose the cipher themselves; that is told with the figures, not refused."""
+    chosen = name in optional.PEERS and optional.PEERS[name].cipher
+    return dataclasses.replace(scenario, cipher=chosen) if chosen else scenario
+
+
+def adds_not(name, scenario):
+    if name in optional.PEERS:
+        # To a 101 not all of them add what they add to other answers.
+        return ADDED if scenario.websocket else optional.PEERS[name].adds_not
+    return ADDED if name in ("relay", "no-ids") else ()
+
+
 def able(names, scenario):
-    """Those that can serve it: a relay of bytes makes no HTTP/1.1 of HTTP/2."""
-    return [name for name in names if not (name == "relay" and scenario.http2)]
+    """Those that can serve it: a relay of bytes makes no HTTP/1.1 of HTTP/2, and some of the optional lack more."""
+    return [
+        name for name in names
+        if not (name == "relay" and scenario.http2)
+        and not (name in optional.PEERS and scenario.name in optional.PEERS[name].cannot)
+    ]
 
 
 def lockgate(scenario, folder, port, upstream_port, binary, _single_process):
@@ -147,7 +171,9 @@ def lockgate(scenario, folder, port, upstream_port, binary, _single_process):
         # The listener without TLS is always there.
         listeners = f"http: {{ address: '127.0.0.1:{servers.free_port()}' }}, https: {{ address: '127.0.0.1:{port}' }}"
         certificates = f"{{ cert: {scenario.certificate}, key: {scenario.certificate} }}"
-    config = folder / "lockgate.yaml"
+    # Alone in its folder: what else changes there would have it read again.
+    config = folder / "config" / "lockgate.yaml"
+    config.parent.mkdir()
     config.write_text(LOCKGATE.format(
         folder=folder, upstream_port=upstream_port, listeners=listeners, certificates=certificates,
         hosts=",".join(scenario.host_names() or ["'*'"]),
@@ -214,12 +240,14 @@ def without(sabotage):
 
 def logging(scenario, folder, port, upstream_port, binary, single_process):
     command = lockgate(scenario, folder, port, upstream_port, binary, single_process)
-    config = folder / "lockgate.yaml"
+    config = folder / "config" / "lockgate.yaml"
     config.write_text(config.read_text().replace("access_log: off", f"access_log: {{ file: {folder}/access.log }}"))
     return command
 
 
-PEERS = {"lockgate": lockgate, "nginx": nginx_proxy, "haproxy": haproxy, "relay": relay}
+PEERS = {"lockgate": lockgate, "nginx": nginx_proxy, "haproxy": haproxy, "relay": relay} | {
+    name: peer.command for name, peer in optional.PEERS.items()
+}
 # What parts cost, of a build with the feature `fault`.
 PARTS = {
     "no-gate": without("no_gate"),

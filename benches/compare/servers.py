@@ -14,15 +14,19 @@ class Server:
     port: int
     pids: list
     process: object
+    # As it is asked.
+    scenario: object
+    # Header fields that its answers must have.
+    adds: tuple
 
 
 @contextmanager
-def running(name, command, scenario, folder, port, core):
+def running(name, command, scenario, folder, port, core, adds=()):
     log = folder / "log"
     with processes.started(command, core, log) as process:
         # Listening is not enough, routes may come later.
         processes.wait_until(lambda: load.ask(port, scenario), process, log)
-        yield Server(name, port, processes.group_of(process), process)
+        yield Server(name, port, processes.group_of(process), process, scenario, adds)
 
 
 def free_port():

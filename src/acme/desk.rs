@@ -9,12 +9,14 @@ use instant_acme::{Account, AccountCredentials, CertificateIdentifier, ExternalA
 use jiff::SignedDuration;
 use tracing::{debug, info, warn};
 
-use super::governor::Governor;
-use super::http::Http;
+use super::dns::{PREFIX, Record};
+use super::governor::{Applicant, Governor};
+use super::http::{Http, Refusal};
+use super::leftover::Leftovers;
 use super::order::{self, Issued, Means, OrderError};
-use super::settings::{AcmeSettings, Challenge};
+use super::settings::{AcmeSettings, Challenge, Eab};
 use super::vault::{Vault, VaultError};
-use super::{Parts, Trouble, renewal, wanted};
+use super::{Concern, Parts, Trouble, renewal, wanted};
 use crate::certs::{Certificate, Served};
 use crate::clock::Timestamp;
 use crate::error::chain;
@@ -26,18 +28,27 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ASK_EVERY: (SignedDuration, SignedDuration) =
     (SignedDuration::from_mins(10), SignedDuration::from_hours(24));
 
+/// After a question that failed, where the authority does not say when to ask again (RFC 9773 section 4.3.3).
+const ASK_AGAIN: SignedDuration = SignedDuration::from_hours(6);
+
+/// Of the types of errors (RFC 8555 section 6.7).
+const ERRORS: &str = "urn:ietf:params:acme:error:";
+
 /// All that is known and done.
 pub(super) struct Desk {
     settings: AcmeSettings,
     parts: Parts,
     vault: Vault,
     governor: Governor,
+    left: Leftovers,
     certificates: BTreeMap<HostPattern, Kept>,
     wanted: BTreeSet<HostPattern>,
     /// Of the route table, as it was when that was read from it.
     generation: Option<u64>,
     /// At the authority; made when it is first needed.
-    account: Option<(Account, Http)>,
+    account: Option<Account>,
+    /// What it was last asked by.
+    http: Option<Http>,
 }
 
 /// A certificate that is there.
@@ -62,6 +73,37 @@ enum AccountError {
     Format(#[from] serde_json::Error),
     #[error("the authority {0} gives no account")]
     Authority(String, #[source] instant_acme::Error),
+    #[error(
+        "the authority {0} gives accounts only to those that it knows already, and tls.acme.eab is missing"
+    )]
+    NoExternalAccount(String, #[source] instant_acme::Error),
+    #[error("the authority {0} gives no account for tls.acme.eab")]
+    ExternalAccount(String, #[source] instant_acme::Error),
+}
+
+impl AccountError {
+    /// Of an authority that was asked for an account.
+    fn refused(directory: String, has_external: bool, error: instant_acme::Error) -> Self {
+        let kind = match &error {
+            instant_acme::Error::Api(problem) => {
+                problem.r#type.as_deref().and_then(|kind| kind.strip_prefix(ERRORS))
+            }
+            _ => None,
+        };
+        match kind {
+            Some("externalAccountRequired") if !has_external => Self::NoExternalAccount(directory, error),
+            Some("badNonce" | "rateLimited" | "serverInternal") | None => Self::Authority(directory, error),
+            Some(_) if has_external => Self::ExternalAccount(directory, error),
+            Some(_) => Self::Authority(directory, error),
+        }
+    }
+
+    fn concern(&self) -> Concern {
+        match self {
+            Self::Tls(_) | Self::Vault(_) | Self::Format(_) | Self::Authority(..) => Concern::Authority,
+            Self::NoExternalAccount(..) | Self::ExternalAccount(..) => Concern::ExternalAccount,
+        }
+    }
 }
 
 impl Desk {
@@ -70,19 +112,30 @@ impl Desk {
         let folder = settings.storage.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let vault = Vault::open(&folder)?;
-            Ok((vault.stored()?, vault.ledger()?, vault))
+            Ok((vault.stored()?, vault.ledger()?, vault.left_records(), vault))
         });
         let opened: Result<_, VaultError> = match opened.await {
             Ok(opened) => opened,
             Err(error) => Err(VaultError::of(&settings.storage, std::io::Error::other(error))),
         };
-        let (stored, ledger, vault) = opened?;
-        let governor = Governor::new(ledger, settings.orders_per_hour, settings.retry_after);
+        let (stored, ledger, noted, vault) = opened?;
+        let noted = noted.unwrap_or_else(|error| {
+            warn!(error = chain(&error), "DNS records that were left are not known");
+            Vec::new()
+        });
+        // Where there are no means nobody can take them back.
+        let noted = if settings.dns.is_some() { noted } else { Vec::new() };
+        let left = Leftovers::new(noted, settings.retry_after);
+        let mut governor = Governor::new(ledger, settings.orders_per_hour, settings.retry_after);
+        governor.ask_as(Applicant {
+            directory: settings.directory.clone(),
+            external_account: settings.eab.as_ref().map(Eab::hash).unwrap_or_default(),
+        });
         let now = parts.clock.wall();
         let certificates =
             stored.into_iter().map(|(name, certificate)| (name, Kept::new(certificate, now))).collect();
-        let (wanted, generation, account) = (BTreeSet::new(), None, None);
-        Ok(Self { settings, parts, vault, governor, certificates, wanted, generation, account })
+        let (wanted, generation, account, http) = (BTreeSet::new(), None, None, None);
+        Ok(Self { settings, parts, vault, governor, left, certificates, wanted, generation, account, http })
     }
 
     /// Reads the route table, if it is another one than at the last look, and offers what is there for its names.
@@ -116,7 +169,6 @@ impl Desk {
 
     /// Works for as long as it is polled.
     pub(super) async fn work(&mut self) {
-        self.take_back_records().await;
         loop {
             self.look().await;
             let now = self.parts.clock.wall();
@@ -124,23 +176,19 @@ impl Desk {
                 self.attempt(&name).await;
             } else if let Some(name) = self.to_ask(now) {
                 self.ask_when(&name).await;
+            } else if let Some(record) = self.left.due(now, None) {
+                self.take_back(record).await;
             } else {
                 self.parts.clock.sleep(LOOK_EVERY).await;
             }
         }
     }
 
-    /// What a crash left in the DNS.
-    async fn take_back_records(&self) {
-        let Some(hook) = &self.settings.dns else { return };
-        match self.vault.run(Vault::left_records).await {
-            Ok(records) => {
-                for record in records {
-                    order::clean_up(hook, record, &self.vault).await;
-                }
-            }
-            Err(error) => warn!(error = chain(&error), "DNS records that were left are not known"),
-        }
+    /// What is left in the DNS by a crash, or by a server that was away when it was to be taken back.
+    async fn take_back(&mut self, record: Record) {
+        let Some(dns) = &self.settings.dns else { return };
+        self.left.take_back(record, dns, &self.vault, &*self.parts.clock).await;
+        self.tell();
     }
 
     /// The name whose order is to be begun now: one without a certificate first, then the one that expires first.
@@ -160,8 +208,7 @@ impl Desk {
         let is_due = |name: &&HostPattern| {
             self.certificates.get(name).and_then(|kept| kept.ask_at).is_some_and(|at| at <= now)
         };
-        // While the authority does not want to hear of us it is not asked.
-        let may_ask = self.governor.authority().is_none_or(|failures| failures.next <= Some(now));
+        let may_ask = self.governor.asks_at(now) <= now;
         self.wanted.iter().filter(is_due).find(|_| may_ask).cloned()
     }
 
@@ -175,31 +222,42 @@ impl Desk {
             return self.tell();
         }
         let is_renewal = self.certificates.contains_key(name);
-        let (account, http) = match self.account().await {
+        let account = match self.account().await {
             Ok(account) => account,
-            Err(error) => {
-                let error = chain(&error);
-                warn!(error, directory = self.settings.directory, "the ACME authority is away");
-                self.governor.authority_failed(name, self.parts.clock.wall(), &error, None);
+            Err(failed) => {
+                let (now, error) = (self.parts.clock.wall(), chain(&failed));
+                let retry_after = self.take_refusal().and_then(|refusal| refusal.retry_after);
+                warn!(error, directory = self.settings.directory, "there is no ACME account");
+                self.governor.authority_failed(name, now, &error, failed.concern(), retry_after);
                 self.keep_ledger().await;
                 return self.tell();
             }
         };
         debug!(%name, challenge = challenge.as_str(), "order begun");
         // What was refused before was told then.
-        let _earlier = http.take_refusal();
+        let _earlier = self.take_refusal();
+        if let (Challenge::Dns01, HostPattern::Exact(domain) | HostPattern::Wildcard(domain)) =
+            (challenge, name)
+        {
+            // Another one of that name is about to be set.
+            let at = format!("{PREFIX}{domain}");
+            while let Some(record) = self.left.due(self.parts.clock.wall(), Some(&at)) {
+                self.take_back(record).await;
+            }
+        }
         let means = Means {
             challenge,
             challenges: self.parts.certs.challenges(),
             dns: self.settings.dns.as_ref(),
             vault: &self.vault,
+            clock: &*self.parts.clock,
         };
         // Once: to an authority that says that it was replaced already it must not be said for ever.
         let is_first = self.governor.failures(name).is_none_or(|failures| failures.count <= 1);
         let kept = self.certificates.get(name).filter(|kept| kept.is_told && is_first);
         let leaf = kept.and_then(|kept| kept.certificate.leaf()).cloned();
         let replaces = leaf.as_ref().and_then(|leaf| CertificateIdentifier::try_from(leaf).ok());
-        let ordered = Box::pin(order::carry_out(&account, name, replaces, &means)).await;
+        let ordered = Box::pin(order::carry_out(&account, name, replaces, &means, &mut self.left)).await;
         let result = match ordered {
             Ok(issued) => self.keep(name, issued).await.map_err(OrderError::Vault),
             Err(error) => Err(error),
@@ -209,21 +267,21 @@ impl Desk {
                 self.parts.stats.ordered(if is_renewal { "renewed" } else { "issued" });
                 info!(%name, %until, challenge = challenge.as_str(), "certificate issued");
             }
-            Err(error) => self.failed(name, &error, &http).await,
+            Err(error) => self.failed(name, &error).await,
         }
         self.keep_ledger().await;
         self.tell();
     }
 
-    async fn failed(&mut self, name: &HostPattern, failed: &OrderError, http: &Http) {
+    async fn failed(&mut self, name: &HostPattern, failed: &OrderError) {
         self.parts.stats.ordered("failed");
         let (now, error) = (self.parts.clock.wall(), chain(failed));
-        let refusal = http.take_refusal();
+        let refusal = self.take_refusal();
         let told = refusal.and_then(|refusal| refusal.retry_after);
         let retry_after = told.or_else(|| failed.retry_after(self.parts.clock.now()));
-        if refusal.is_some_and(|refusal| refusal.is_busy()) {
-            // It is, whatever it is asked for.
-            self.governor.authority_failed(name, now, &error, retry_after);
+        if failed.is_unknown_account() || refusal.is_some_and(Refusal::is_busy) {
+            // It is so whatever is asked for: no failure of the name, and no reason to prove it by something else.
+            self.governor.authority_failed(name, now, &error, Concern::Authority, retry_after);
         } else {
             self.governor.failed(name, now, &error, retry_after);
         }
@@ -281,16 +339,24 @@ impl Desk {
         possible.get(at).copied().unwrap_or(Challenge::Http01)
     }
 
-    async fn account(&mut self) -> Result<(Account, Http), AccountError> {
+    /// What the authority refused since the last time that somebody asked.
+    fn take_refusal(&self) -> Option<Refusal> {
+        self.http.as_ref().and_then(Http::take_refusal)
+    }
+
+    async fn account(&mut self) -> Result<Account, AccountError> {
         if let Some(account) = &self.account {
             return Ok(account.clone());
         }
         let http = Http::new(self.settings.roots.as_deref(), Arc::clone(&self.parts.clock))?;
+        self.http = Some(http.clone());
         let builder = || Account::builder_with_http(Box::new(http.clone()));
         let directory = self.settings.directory.clone();
-        let refused = |error| AccountError::Authority(directory.clone(), error);
         let account = match self.known_account().await? {
-            Some(known) => builder().from_credentials(known).await.map_err(refused)?,
+            Some(known) => {
+                let refused = |error| AccountError::Authority(directory.clone(), error);
+                builder().from_credentials(known).await.map_err(refused)?
+            }
             None => {
                 let contact = self.settings.email.as_ref().map(|email| format!("mailto:{email}"));
                 let contact: Vec<_> = contact.iter().map(String::as_str).collect();
@@ -302,6 +368,7 @@ impl Desk {
                 let eab = self.settings.eab.as_ref();
                 let eab = eab.map(|eab| ExternalAccountKey::new(eab.key_id.clone(), &eab.hmac_key));
                 let made = builder().create(&wish, directory.clone(), eab.as_ref()).await;
+                let refused = |error| AccountError::refused(directory.clone(), eab.is_some(), error);
                 let (account, credentials) = made.map_err(refused)?;
                 let text = serde_json::to_string(&credentials)?;
                 let of = directory.clone();
@@ -310,7 +377,7 @@ impl Desk {
                 account
             }
         };
-        Ok(self.account.insert((account, http)).clone())
+        Ok(self.account.insert(account).clone())
     }
 
     async fn known_account(&self) -> Result<Option<AccountCredentials>, AccountError> {
@@ -337,8 +404,10 @@ impl Desk {
         let now = self.parts.clock.wall();
         let Some(kept) = self.certificates.get(name) else { return };
         let certificate = Arc::clone(&kept.certificate);
+        // What was refused before was told then.
+        let _earlier = self.take_refusal();
         let told = match self.account().await {
-            Ok((account, _)) => match certificate.leaf().map(CertificateIdentifier::try_from) {
+            Ok(account) => match certificate.leaf().map(CertificateIdentifier::try_from) {
                 Some(Ok(id)) => account.renewal_info(&id).await,
                 Some(Err(_)) | None => {
                     Err(instant_acme::Error::Unsupported("a certificate without a key identifier"))
@@ -346,6 +415,7 @@ impl Desk {
             },
             Err(error) => Err(instant_acme::Error::Other(Box::new(error))),
         };
+        let refusal = self.take_refusal();
         let Some(kept) = self.certificates.get_mut(name) else { return };
         match told {
             Ok((info, after)) => {
@@ -363,8 +433,14 @@ impl Desk {
             }
             Err(instant_acme::Error::Unsupported(_)) => kept.ask_at = None,
             Err(error) => {
-                debug!(%name, error = chain(&error), "the authority does not say when to renew");
-                kept.ask_at = Some(now + SignedDuration::from_hours(6));
+                let now = self.parts.clock.wall();
+                let wait = refusal.and_then(|refusal| refusal.retry_after);
+                let next = wait.map_or(now + ASK_AGAIN, |wait| self.governor.ask_later(now, wait));
+                kept.ask_at = Some(next);
+                debug!(%name, error = chain(&error), %next, "the authority does not say when to renew");
+                if wait.is_some() {
+                    self.keep_ledger().await;
+                }
             }
         }
     }
@@ -401,7 +477,10 @@ impl Desk {
     fn tell(&self) {
         let authority = self.governor.authority().map(|failures| Trouble {
             subject: self.settings.directory.clone(),
-            is_authority: true,
+            concern: match failures.concern {
+                Concern::ExternalAccount => Concern::ExternalAccount,
+                Concern::Name | Concern::Authority | Concern::Record => Concern::Authority,
+            },
             is_covered: true,
             failures: failures.count,
             error: failures.error.clone(),
@@ -411,7 +490,7 @@ impl Desk {
             let failures = self.governor.failures(name)?;
             Some(Trouble {
                 subject: name.to_string(),
-                is_authority: false,
+                concern: Concern::Name,
                 is_covered: self.certificates.contains_key(name),
                 failures: failures.count,
                 error: failures.error.clone(),
@@ -419,7 +498,8 @@ impl Desk {
             })
         };
         let names = self.wanted.iter().filter_map(of_name);
-        self.parts.troubles.store(Arc::new(authority.into_iter().chain(names).collect()));
+        let all = authority.into_iter().chain(names).chain(self.left.troubles());
+        self.parts.troubles.store(Arc::new(all.collect()));
     }
 }
 

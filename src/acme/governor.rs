@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
+use super::Concern;
 use crate::clock::Timestamp;
 use crate::routing::HostPattern;
 
@@ -16,6 +17,9 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest that an authority is obeyed: no window of theirs is longer, and a wrong clock there is not for ever.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// However short its wait, it is not asked again earlier for when to renew (RFC 9773 section 4.3.2).
+const ASK_AGAIN_MIN: Duration = Duration::from_secs(60);
+
 /// What happened so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -24,8 +28,12 @@ pub(super) struct Ledger {
     failures: BTreeMap<String, Failures>,
     /// Of the authority itself: its directory, or the account there.
     authority: Failures,
+    /// Who failed there.
+    applicant: Applicant,
     /// When orders were begun, within the last hour.
     orders: Vec<Timestamp>,
+    /// From when on the authority wants to be asked again when to renew.
+    renewal_info: Option<Timestamp>,
     /// By name, the directory that its certificate came from.
     sources: BTreeMap<String, String>,
 }
@@ -37,6 +45,16 @@ pub(super) struct Failures {
     pub(super) count: u32,
     pub(super) next: Option<Timestamp>,
     pub(super) error: String,
+    pub(super) concern: Concern,
+}
+
+/// Who asks, as far as it decides whether there is an account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Applicant {
+    pub(super) directory: String,
+    /// A hash of the external account; empty without one.
+    pub(super) external_account: String,
 }
 
 /// Lets orders through.
@@ -50,6 +68,21 @@ pub(super) struct Governor {
 impl Governor {
     pub(super) fn new(ledger: Ledger, orders_per_hour: usize, first: Duration) -> Self {
         Self { ledger, orders_per_hour, first }
+    }
+
+    /// From now on it is this one who asks. What another authority did holds nothing up, nor that this one refused another
+    /// external account.
+    pub(super) fn ask_as(&mut self, applicant: Applicant) {
+        let known = std::mem::replace(&mut self.ledger.applicant, applicant);
+        let now = &self.ledger.applicant;
+        let is_elsewhere = known.directory != now.directory && !known.directory.is_empty();
+        let is_other = known.external_account != now.external_account;
+        if is_elsewhere || is_other && self.ledger.authority.concern == Concern::ExternalAccount {
+            self.ledger.authority = Failures::default();
+        }
+        if is_elsewhere {
+            self.ledger.renewal_info = None;
+        }
     }
 
     /// How often `name` has failed in a row.
@@ -112,6 +145,7 @@ impl Governor {
         name: &HostPattern,
         now: Timestamp,
         error: &str,
+        concern: Concern,
         retry_after: Option<Duration>,
     ) {
         let key = name.to_string();
@@ -125,6 +159,22 @@ impl Governor {
         // Nothing was ordered.
         self.ledger.orders.pop();
         fail(&mut self.ledger.authority, self.first, now, error, retry_after);
+        self.ledger.authority.concern = concern;
+    }
+
+    /// The authority refused to say when to renew, and wants to be left alone with it for so long: whatever the certificate.
+    /// Returns when it may be asked again.
+    pub(super) fn ask_later(&mut self, now: Timestamp, retry_after: Duration) -> Timestamp {
+        let next = now + retry_after.clamp(ASK_AGAIN_MIN, RETRY_AFTER_MAX);
+        self.ledger.renewal_info = Some(next);
+        next
+    }
+
+    /// From when on the authority may be asked when to renew.
+    pub(super) fn asks_at(&self, now: Timestamp) -> Timestamp {
+        let away = self.ledger.authority.next.unwrap_or(now);
+        let refused = self.ledger.renewal_info.unwrap_or(now);
+        away.max(refused).min(now + RETRY_AFTER_MAX)
     }
 
     /// Whether its certificate is known to come from another directory.
@@ -139,7 +189,8 @@ impl Governor {
     }
 }
 
-fn fail(
+/// Counts one more, and says when to try again: after twice as long each time, up to a day.
+pub(super) fn fail(
     failures: &mut Failures,
     first: Duration,
     now: Timestamp,
@@ -237,15 +288,68 @@ mod tests {
     fn an_authority_that_is_away_is_no_name_s_failure_and_holds_all_of_them() {
         let (mut governor, a, b) = (governor(1), name("a.test"), name("b.test"));
         governor.begin(&a, at(0));
-        governor.authority_failed(&a, at(0), "away", None);
+        governor.authority_failed(&a, at(0), "away", Concern::Authority, None);
         assert_eq!(governor.failures(&a), None);
         assert_eq!(governor.begins_at(&b, at(0)), at(60));
         governor.begin(&b, at(60));
-        governor.authority_failed(&b, at(60), "away", None);
+        governor.authority_failed(&b, at(60), "away", Concern::Authority, None);
         assert_eq!(governor.begins_at(&a, at(60)), at(180));
         governor.begin(&a, at(180));
         governor.succeeded(&a, "d");
         assert_eq!(governor.authority(), None);
+    }
+
+    #[test]
+    fn whoever_asks_elsewhere_or_as_another_does_not_wait_for_what_was_before_him() {
+        let applicant = |directory: &str, external_account: &str| Applicant {
+            directory: directory.to_owned(),
+            external_account: external_account.to_owned(),
+        };
+        let (first, a) = (applicant("one", ""), name("a.test"));
+        for (concern, next, waits) in [
+            (Concern::ExternalAccount, applicant("one", ""), true),
+            (Concern::ExternalAccount, applicant("one", "other"), false),
+            (Concern::Authority, applicant("one", "other"), true),
+            (Concern::Authority, applicant("two", ""), false),
+        ] {
+            let mut governor = governor(1000);
+            governor.ask_as(first.clone());
+            governor.begin(&a, at(0));
+            governor.authority_failed(&a, at(0), "no", concern, Some(Duration::from_secs(9000)));
+            let text = serde_json::to_string(&governor.ledger).unwrap();
+            let mut again = Governor::new(serde_json::from_str(&text).unwrap(), 1000, FIRST);
+            again.ask_as(next.clone());
+            let expected = if waits { at(9000) } else { at(1) };
+            assert_eq!(again.begins_at(&a, at(1)), expected, "{concern:?} {next:?}");
+        }
+    }
+
+    #[test]
+    fn an_authority_that_refuses_to_say_when_to_renew_is_left_alone_for_as_long_as_it_wants_within_bounds() {
+        for (seconds, expected) in
+            [(7200, 7200), (0, 60), (59, 60), (u64::MAX, RETRY_AFTER_MAX.as_secs().cast_signed())]
+        {
+            let (mut governor, a) = (governor(1000), name("a.test"));
+            governor.ask_as(Applicant { directory: "one".to_owned(), ..Applicant::default() });
+            assert_eq!(governor.asks_at(at(0)), at(0));
+            assert_eq!(governor.ask_later(at(0), Duration::from_secs(seconds)), at(expected));
+            let text = serde_json::to_string(&governor.ledger).unwrap();
+            let mut again = Governor::new(serde_json::from_str(&text).unwrap(), 1000, FIRST);
+            assert_eq!(again.asks_at(at(1)), at(expected), "after a restart");
+            assert_eq!(again.begins_at(&a, at(1)), at(1), "orders have nothing to do with it");
+            // A clock that was set back.
+            assert_eq!(again.asks_at(at(-900_000)), at(-900_000) + RETRY_AFTER_MAX);
+            again.ask_as(Applicant { directory: "two".to_owned(), ..Applicant::default() });
+            assert_eq!(again.asks_at(at(1)), at(1), "another one did not refuse");
+        }
+    }
+
+    #[test]
+    fn an_authority_that_is_away_is_not_asked_when_to_renew() {
+        let (mut governor, a) = (governor(1000), name("a.test"));
+        governor.begin(&a, at(0));
+        governor.authority_failed(&a, at(0), "away", Concern::Authority, None);
+        assert_eq!(governor.asks_at(at(1)), at(60));
     }
 
     #[test]

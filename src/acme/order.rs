@@ -10,13 +10,13 @@ use instant_acme::{
 };
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
-use tracing::warn;
 
-use super::dns::{Act, HookError, PREFIX, Record};
-use super::settings::{Challenge, DnsHook};
+use super::dns::{DnsError, PREFIX, Record};
+use super::leftover::Leftovers;
+use super::settings::{Challenge, DnsSettings};
 use super::vault::{Vault, VaultError};
 use crate::certs::{Answer, Certificate, Challenges, PemError, TlsError};
-use crate::error::chain;
+use crate::clock::Clock;
 use crate::routing::{HostName, HostPattern};
 
 /// The authority looks, and makes up its mind.
@@ -42,7 +42,7 @@ pub(super) enum OrderError {
     #[error("the name was not proved by {challenge}: {told}")]
     NotProved { challenge: &'static str, told: String },
     #[error(transparent)]
-    Hook(#[from] HookError),
+    Dns(#[from] DnsError),
     #[error("a record cannot be written down")]
     Vault(#[from] VaultError),
     #[error("the answer to the challenge cannot be made")]
@@ -82,8 +82,9 @@ impl OrderError {
 pub(super) struct Means<'a> {
     pub(super) challenge: Challenge,
     pub(super) challenges: &'a Arc<Challenges>,
-    pub(super) dns: Option<&'a DnsHook>,
+    pub(super) dns: Option<&'a DnsSettings>,
     pub(super) vault: &'a Vault,
+    pub(super) clock: &'a dyn Clock,
 }
 
 /// What holds a proof in its place.
@@ -98,6 +99,7 @@ pub(super) async fn carry_out(
     name: &HostPattern,
     replaces: Option<CertificateIdentifier<'_>>,
     means: &Means<'_>,
+    left: &mut Leftovers,
 ) -> Result<Issued, OrderError> {
     let identifiers = [Identifier::Dns(name.to_string())];
     let mut wish = NewOrder::new(&identifiers);
@@ -107,7 +109,7 @@ pub(super) async fn carry_out(
     let mut order = account.new_order(&wish).await?;
     let mut proofs = Vec::new();
     let proved = prove(&mut order, name, means, &mut proofs).await;
-    take_back(proofs, means).await;
+    take_back(proofs, means, left).await;
     proved?;
     sign(&mut order, name).await
 }
@@ -168,13 +170,12 @@ async fn offer<'a>(
             proofs.push(Proof::Answer(answer_tls(means.challenges, name, key.digest().as_ref())?));
         }
         (Challenge::Dns01, HostPattern::Exact(domain) | HostPattern::Wildcard(domain)) => {
-            let hook = means.dns.ok_or(OrderError::NotPossible(word))?;
+            let dns = means.dns.ok_or(OrderError::NotPossible(word))?;
             let record = Record { name: format!("{PREFIX}{domain}"), value: key.dns_value() };
             let noted = record.clone();
             means.vault.run(move |vault| vault.note_record(&noted)).await?;
             proofs.push(Proof::Record(record.clone()));
-            hook.run(Act::Present, &record).await?;
-            tokio::time::sleep(hook.propagation).await;
+            dns.present(&record, means.clock).await?;
         }
         (Challenge::Http01 | Challenge::TlsAlpn01 | Challenge::Dns01, _) => {
             return Err(OrderError::NotPossible(word));
@@ -193,22 +194,12 @@ fn answer_tls(challenges: &Arc<Challenges>, name: &HostName, digest: &[u8]) -> R
     Ok(challenges.answer_tls(name, certificate.der().clone(), &PrivateKeyDer::from(key))?)
 }
 
-/// Nothing of a proof outlasts its order; a record that cannot be taken back is tried again later.
-async fn take_back(proofs: Vec<Proof>, means: &Means<'_>) {
+/// Nothing of a proof outlasts its order but a record that cannot be taken back.
+async fn take_back(proofs: Vec<Proof>, means: &Means<'_>, left: &mut Leftovers) {
     for proof in proofs {
-        if let (Proof::Record(record), Some(hook)) = (proof, means.dns) {
-            clean_up(hook, record, means.vault).await;
+        if let (Proof::Record(record), Some(dns)) = (proof, means.dns) {
+            left.take_back(record, dns, means.vault, means.clock).await;
         }
-    }
-}
-
-/// Takes `record` back, and forgets it once that is done.
-pub(super) async fn clean_up(hook: &DnsHook, record: Record, vault: &Vault) {
-    if let Err(error) = hook.run(Act::Cleanup, &record).await {
-        return warn!(error = chain(&error), record = record.name, "a DNS record is not taken back yet");
-    }
-    if let Err(error) = vault.run(move |vault| vault.forget_record(&record)).await {
-        warn!(error = chain(&error), "a DNS record that was taken back is still noted");
     }
 }
 

@@ -48,7 +48,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::acme::DnsHook;
+    use crate::acme::{DnsHook, DnsMeans, DnsSettings};
     use crate::certs::HTTP_11;
     use crate::routing::path::PathPrefix;
     use crate::routing::table::PathRoute;
@@ -71,11 +71,8 @@ mod tests {
     }
 
     fn with_dns() -> AcmeSettings {
-        let dns = DnsHook {
-            command: vec!["/bin/true".to_owned()],
-            timeout: Duration::from_secs(1),
-            propagation: Duration::ZERO,
-        };
+        let hook = DnsHook { command: vec!["/bin/true".to_owned()], timeout: Duration::from_secs(1) };
+        let dns = DnsSettings { means: DnsMeans::Hook(hook), propagation: Duration::ZERO };
         AcmeSettings { challenges: vec![Challenge::Http01, Challenge::Dns01], dns: Some(dns), ..settings() }
     }
 

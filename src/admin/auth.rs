@@ -244,7 +244,8 @@ fn scope_of(method: &Method, route: &str) -> Scope {
         _ if route.starts_with("/v1/config") => Scope::Admin,
         // As by PUT of the app: which names are whose is not decided by who deploys.
         _ if route.starts_with("/v1/apps/{app}/hosts") || route == "/v1/apps/{app}/rename" => Scope::Admin,
-        Method::DELETE if route == "/v1/apps/{app}" => Scope::Admin,
+        // Nobody can make again what is in a volume.
+        Method::DELETE if route == "/v1/apps/{app}" || route == "/v1/volumes" => Scope::Admin,
         _ => Scope::Deploy,
     }
 }

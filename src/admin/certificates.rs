@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::Admin;
-use crate::acme::Trouble;
+use crate::acme::{Concern, Trouble};
 use crate::api::Certificate;
 use crate::clock::Timestamp;
 use crate::deploy::{Finding, FindingKind};
@@ -49,19 +49,36 @@ pub(super) fn amiss(admin: &Admin) -> Vec<Finding> {
 }
 
 fn of_trouble(trouble: &Trouble) -> Finding {
-    let next = trouble.next.map_or_else(String::new, |next| format!("; it is tried again at {next}"));
-    let still = if trouble.is_authority || !trouble.is_covered {
+    let next = match (trouble.next, trouble.concern) {
+        (Some(next), _) => format!("; it is tried again at {next}"),
+        (None, Concern::Record) => "; it is not tried again by itself".to_owned(),
+        (None, Concern::Name | Concern::Authority | Concern::ExternalAccount) => String::new(),
+    };
+    let still = if trouble.concern != Concern::Name || !trouble.is_covered {
         ""
     } else {
         "; the certificate that is there goes on being offered"
     };
-    let (kind, remedy) = if trouble.is_authority {
-        let remedy =
-            "see that tls.acme.directory can be reached from here, and that tls.acme.storage can be written";
-        (FindingKind::AcmeAway, remedy)
-    } else {
-        let remedy = "see that the name leads here: port 80 for http-01, port 443 for tls-alpn-01, the hook for dns-01";
-        (FindingKind::CertificateNotIssued, remedy)
+    let (kind, remedy) = match trouble.concern {
+        Concern::Authority => (
+            FindingKind::AcmeAway,
+            "see that tls.acme.directory can be reached from here, and that tls.acme.storage can be written",
+        ),
+        Concern::ExternalAccount => (
+            FindingKind::AcmeAway,
+            "write the key id and the HMAC key that the authority gives to its customers as tls.acme.eab, the key best from a \
+             file; it is asked at once then",
+        ),
+        Concern::Record => (
+            FindingKind::DnsRecordLeft,
+            "see that tls.acme.dns_update or dns_hook can delete it, or delete it by hand; each start of lockgate, and each change of \
+             tls.acme, tries it again",
+        ),
+        Concern::Name => (
+            FindingKind::CertificateNotIssued,
+            "see that the name leads here: port 80 for http-01, port 443 for tls-alpn-01; and for dns-01 that its record is \
+             set by tls.acme.dns_update or dns_hook",
+        ),
     };
     Finding {
         kind,

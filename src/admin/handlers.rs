@@ -8,6 +8,7 @@ pub(crate) mod previews;
 pub(crate) mod routes;
 pub(crate) mod system;
 pub(crate) mod tokens;
+pub(crate) mod volumes;
 
 use axum::Json;
 use axum::http::StatusCode;

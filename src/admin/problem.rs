@@ -127,6 +127,12 @@ fn judge(denied: &Denied) -> (StatusCode, Option<&'static str>) {
             StatusCode::CONFLICT,
             Some("set preview_auth to { mode: link } for the app, and deploy to the environment again"),
         ),
+        Denied::SignedLinksOff { .. } => (
+            StatusCode::CONFLICT,
+            Some(
+                "see what is asked there with `lockgate explain HOST/PATH`; a policy counts from the app's next deploy on",
+            ),
+        ),
         Denied::NotEphemeral { .. } => (StatusCode::CONFLICT, None),
         Denied::NotInSteps { .. } => {
             (StatusCode::CONFLICT, Some("see what it does with `lockgate show OPERATION`"))
@@ -145,6 +151,22 @@ fn judge(denied: &Denied) -> (StatusCode, Option<&'static str>) {
         Denied::HostTaken { .. } => {
             (StatusCode::CONFLICT, Some("take the host from the other app first, or choose another"))
         }
+        Denied::VolumeNotFound { .. } => {
+            (StatusCode::NOT_FOUND, Some("see the volumes with `lockgate volumes`"))
+        }
+        Denied::VolumeInUse { .. } => (
+            StatusCode::CONFLICT,
+            Some(
+                "archive what has it first: `lockgate schedule DEPLOYMENT archived`; see `lockgate volumes`",
+            ),
+        ),
+        Denied::VolumeDeclared { .. } => (
+            StatusCode::CONFLICT,
+            Some(
+                "take it out of the app's settings first, or remove the app: `lockgate app remove APP --volumes`",
+            ),
+        ),
+        Denied::VolumeNotRemoved { .. } => (StatusCode::CONFLICT, None),
         Denied::RuntimeUnavailable { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, Some("see that the engine runs; what is live goes on serving"))
         }
@@ -170,4 +192,36 @@ pub(crate) async fn no_such_method(uri: Uri) -> Refusal {
         "method_not_allowed",
         format!("{} has no such method", uri.path()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::DeploymentId;
+
+    #[test]
+    fn what_keeps_a_rollback_or_a_promote_back_has_its_status() {
+        let deployment = DeploymentId::generate();
+        for (denied, status, code) in [
+            (Denied::DeploymentNotFound { deployment }, 404, "deployment_not_found"),
+            (Denied::Gate(Gate::SameDeployment), 400, "same_deployment"),
+            (Denied::DifferentEnvironment { deployment }, 400, "different_environment"),
+            (Denied::Gate(Gate::SourceNotLive), 409, "source_not_live"),
+            (
+                Denied::DeploymentNotReady { deployment, status: "failed".to_owned() },
+                412,
+                "deployment_not_ready",
+            ),
+            (Denied::Gate(Gate::NoRoutes), 412, "no_routes"),
+            (Denied::Gate(Gate::DeploymentDraining), 412, "deployment_draining"),
+            (Denied::Gate(Gate::DeploymentNotProduction), 412, "deployment_not_production"),
+            (Denied::Gate(Gate::NoLiveDeployment), 412, "no_live_deployment"),
+            (Denied::Gate(Gate::DeploymentIsLive), 412, "deployment_is_live"),
+            (Denied::DeploymentIsLive { deployment }, 409, "deployment_is_live"),
+            (Denied::TooManyEphemerals { count: 10 }, 409, "too_many_ephemerals"),
+        ] {
+            let Refusal(problem) = denied.into();
+            assert_eq!((problem.status, problem.code.as_str()), (status, code));
+        }
+    }
 }

@@ -8,7 +8,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{RootCertStore, ServerConfig, version};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 
 use super::certificate::{PemError, certificates};
 use super::table::CertTable;
@@ -16,6 +16,8 @@ use super::table::CertTable;
 /// What is offered by ALPN (RFC 7301), by its registered name.
 pub const HTTP_2: &[u8] = b"h2";
 pub const HTTP_11: &[u8] = b"http/1.1";
+#[cfg(feature = "http3")]
+const HTTP_3: &[u8] = b"h3";
 
 /// By which who validates a challenge of TLS-ALPN-01 is told from everybody else (RFC 8737 section 6.2).
 pub(super) const ACME_TLS: &[u8] = b"acme-tls/1";
@@ -64,14 +66,38 @@ impl ClientCa {
     }
 }
 
-/// TLS 1.2 and 1.3 with tickets; the certificates are those of `table` at the time of each handshake.
-pub(super) fn config(
+/// How handshakes are carried out with clients of which the same is asked.
+pub(super) struct Configs {
+    pub(super) tcp: Arc<ServerConfig>,
+    #[cfg(feature = "http3")]
+    pub(super) quic: Arc<ServerConfig>,
+}
+
+impl Configs {
+    /// With clients that `clients` signed, or any.
+    pub(super) fn new(
+        table: &Arc<ArcSwap<CertTable>>,
+        protocols: &[&[u8]],
+        clients: Option<&ClientCa>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self {
+            tcp: Arc::new(config(table, &[&version::TLS13, &version::TLS12], protocols, clients)?),
+            // QUIC is TLS 1.3 alone (RFC 9001 section 4.2). Nothing is taken from a client before its handshake is over: it
+            // could be a repetition (RFC 9001 section 9.2).
+            #[cfg(feature = "http3")]
+            quic: Arc::new(config(table, &[&version::TLS13], &[HTTP_3], clients)?),
+        })
+    }
+}
+
+/// With tickets, and without early data; the certificates are those of `table` at the time of each handshake.
+fn config(
     table: &Arc<ArcSwap<CertTable>>,
+    versions: &[&'static SupportedProtocolVersion],
     protocols: &[&[u8]],
     clients: Option<&ClientCa>,
-) -> Result<Arc<ServerConfig>, TlsError> {
+) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let versions = &[&version::TLS13, &version::TLS12];
     let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
     let builder = match clients {
         Some(clients) => builder.with_client_cert_verifier(clients.verifier()?),
@@ -79,9 +105,10 @@ pub(super) fn config(
     };
     let mut config = builder.with_cert_resolver(Arc::new(Resolver(Arc::downgrade(table))));
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    config.max_early_data_size = 0;
     // Keys of its own, which turn over by themselves: what one configuration let in is not resumed under another.
     config.ticketer = aws_lc_rs::Ticketer::new()?;
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// For who validates a challenge: one certificate, one protocol, and no session afterwards.

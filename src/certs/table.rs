@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-
 use super::certificate::{Certificate, is_of};
-use super::server::{ClientCa, TlsError};
+use super::server::{ClientCa, Configs, TlsError};
 use crate::routing::{HostName, HostPattern};
 
 /// All certificates, by the names that they are offered for.
@@ -31,7 +29,7 @@ pub struct Served {
 pub struct Clients {
     pub hosts: Vec<HostPattern>,
     pub ca: Arc<ClientCa>,
-    config: Option<Arc<ServerConfig>>,
+    configs: Option<Arc<Configs>>,
 }
 
 impl CertTable {
@@ -100,13 +98,13 @@ impl CertTable {
     pub(super) fn equip(
         &mut self,
         old: &Self,
-        make: impl Fn(&ClientCa) -> Result<Arc<ServerConfig>, TlsError>,
+        make: impl Fn(&ClientCa) -> Result<Configs, TlsError>,
     ) -> Result<(), TlsError> {
         for clients in &mut self.clients {
             let known = old.clients.iter().find(|known| known.ca == clients.ca);
-            clients.config = match known.and_then(|known| known.config.clone()) {
-                Some(config) => Some(config),
-                None => Some(make(&clients.ca)?),
+            clients.configs = match known.and_then(|known| known.configs.clone()) {
+                Some(configs) => Some(configs),
+                None => Some(Arc::new(make(&clients.ca)?)),
             };
         }
         Ok(())
@@ -117,12 +115,12 @@ impl Clients {
     /// Whose clients have to show a certificate that `ca` signed.
     #[must_use]
     pub fn new(hosts: Vec<HostPattern>, ca: Arc<ClientCa>) -> Self {
-        Self { hosts, ca, config: None }
+        Self { hosts, ca, configs: None }
     }
 
     /// There once the table is published.
-    pub(super) fn config(&self) -> Option<&Arc<ServerConfig>> {
-        self.config.as_ref()
+    pub(super) fn configs(&self) -> Option<&Configs> {
+        self.configs.as_deref()
     }
 }
 

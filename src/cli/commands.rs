@@ -12,12 +12,12 @@ use super::output::{self, Failure, word};
 use super::{
     AppCommand, Cli, Command, ConfigCommand, DeployArgs, EnvironmentCommand, Global, PreviewCommand,
     PromoteArgs, RollbackArgs, ScaleArgs, ScheduleArgs, SetArgs, SwapArgs, TokenCommand, access, audit, exit,
-    follow, hosts, instances, standby, versions, views,
+    follow, hosts, instances, standby, verify, versions, views, volumes,
 };
 use crate::api::{
     App, Deployment, Environment, ExtendRequest, HostInput, LinkRequest, List, NewToken, Operation,
     PreviewLink, PromoteRequest, PutApp, Reloaded, RenameRequest, RollbackRequest, ScaleRequest,
-    ScheduleRequest, SwapRequest, Token,
+    ScheduleRequest, SignRequest, SwapRequest, Token,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::config::Diagnostic;
@@ -51,7 +51,7 @@ async fn dispatch(cli: Cli) -> Done {
         Command::Demo(args) => {
             crate::demo::run(args).await.map_err(|error| Failure::new(exit::FAILED, format!("{error:#}")))
         }
-        Command::Verify(options) => verify(&global, options).await,
+        Command::Verify(args) => verify::run(&global, args).await,
         Command::SampleApp(options) => crate::sample::run(options)
             .await
             .map_err(|error| Failure::new(error.exit_code(), crate::error::chain(&error))),
@@ -154,8 +154,16 @@ async fn speak(global: &Global, client: Client, command: Command) -> Done {
         Command::Events { of } => Ok(follow::print_events(global, &client, of).await?),
         Command::Audit { last } => audit::list(global, &client, last).await,
         Command::Instances => instances::list(global, &client).await,
+        Command::Volumes(args) => volumes::run(global, &client, args).await,
         Command::Routes => views::routes(global, &client).await,
         Command::Explain { host } => views::explain(global, &client, &host).await,
+        Command::Link { place, good_for } => {
+            let place = host_input(&place);
+            let (host, path, good_for) = (place.host, place.path, Delay(good_for.into()));
+            let link = client.post("/v1/links", &SignRequest { host, path, good_for }).await?;
+            show_link(global, &link);
+            Ok(())
+        }
         Command::Status => views::status(global, &client).await,
         Command::Doctor => views::doctor(global, &client).await,
         Command::Config(ConfigCommand::Reload) => {
@@ -232,12 +240,15 @@ async fn set_app(global: &Global, client: &Client, args: SetArgs) -> Done {
 
 async fn link(global: &Global, client: &Client, path: &str, good_for: humantime::Duration) -> Done {
     let request = LinkRequest { good_for: Delay(good_for.into()) };
-    let link: PreviewLink = client.post(path, &request).await?;
-    show(global, &link, || {
+    show_link(global, &client.post(path, &request).await?);
+    Ok(())
+}
+
+fn show_link(global: &Global, link: &PreviewLink) {
+    show(global, link, || {
         output::progress(format!("good until {}", link.good_until));
         output::line(&link.url);
     });
-    Ok(())
 }
 
 async fn remove_app(
@@ -435,18 +446,6 @@ async fn token(global: &Global, client: &Client, command: TokenCommand) -> Done 
         }
     }
     Ok(())
-}
-
-async fn verify(global: &Global, options: crate::verify::VerifyOptions) -> Done {
-    let verdict = crate::verify::run(options).await;
-    if verdict.is_clean() {
-        show(global, &verdict, || output::line(&verdict));
-        return Ok(());
-    }
-    if !global.json {
-        output::line(&verdict);
-    }
-    Err(Failure::new(exit::FAILED, "something was not right: see above").report(json!(verdict)))
 }
 
 fn check(global: &Global, path: &std::path::Path) -> Done {

@@ -9,8 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::diagnose::Findings;
+use super::dns::DnsUpdateDocument;
 use super::tls::{of_file, pem};
-use crate::acme::{AcmeSettings, Challenge, DnsHook, Eab};
+use crate::acme::{AcmeSettings, Challenge, DnsHook, DnsMeans, DnsName, DnsSettings, Eab};
 use crate::certs::certificates;
 use crate::routing::HostName;
 use crate::settings::Delay;
@@ -38,6 +39,8 @@ pub(super) struct AcmeDocument {
     /// For dns-01: a program and its first arguments. Never a shell.
     dns_hook: Vec<String>,
     dns_hook_timeout: Delay,
+    /// For dns-01, in place of the program: a server that takes dynamic updates.
+    dns_update: Option<DnsUpdateDocument>,
     /// From when a record was set until the authority is told to look.
     dns_propagation: Delay,
     /// In any hour no more are begun.
@@ -67,6 +70,7 @@ impl Default for AcmeDocument {
             preview_zone: None,
             dns_hook: Vec::new(),
             dns_hook_timeout: Delay::seconds(120),
+            dns_update: None,
             dns_propagation: Delay::seconds(30),
             orders_per_hour: 60,
             retry_after: Delay::seconds(60),
@@ -89,11 +93,8 @@ impl AcmeDocument {
             let pem = pem("tls.acme.ca", file, findings)?;
             certificates(&pem).map_err(|error| of_file("tls.acme.ca", file, &error, findings)).ok()
         });
-        let dns = (!self.dns_hook.is_empty()).then(|| DnsHook {
-            command: self.dns_hook.clone(),
-            timeout: self.dns_hook_timeout.0,
-            propagation: self.dns_propagation.0,
-        });
+        let preview_zone = self.zone(findings);
+        let dns = self.dns(preview_zone.as_ref(), findings);
         Some(AcmeSettings {
             directory: directory.clone(),
             email: self.email.clone(),
@@ -101,7 +102,7 @@ impl AcmeDocument {
             challenges: self.challenges.clone(),
             roots,
             storage: self.storage.clone().unwrap_or_else(|| data_dir.join("acme")),
-            preview_zone: self.zone(findings),
+            preview_zone,
             dns,
             orders_per_hour: self.orders_per_hour,
             retry_after: self.retry_after.0,
@@ -129,12 +130,18 @@ impl AcmeDocument {
             findings.add("tls.acme.challenges", "is empty: no name could be proved", remedy);
         }
         let has_dns = self.challenges.contains(&Challenge::Dns01);
-        if has_dns && self.dns_hook.is_empty() {
-            let remedy = "write dns_hook: [/path/of/a/program], which sets and takes back TXT records";
-            findings.add("tls.acme.challenges", "names dns-01, and there is no dns_hook", remedy);
+        if has_dns && self.dns_hook.is_empty() && self.dns_update.is_none() {
+            let remedy = "write dns_update, for a server that takes dynamic updates, or dns_hook: [/path/of/a/program], which \
+                          sets and takes back TXT records";
+            let problem = "names dns-01, and there is neither dns_update nor dns_hook";
+            findings.add("tls.acme.challenges", problem, remedy);
+        }
+        if !self.dns_hook.is_empty() && self.dns_update.is_some() {
+            let problem = "is there beside dns_hook, and only one of them can set the records";
+            findings.add("tls.acme.dns_update", problem, "leave one of them out");
         }
         if self.preview_zone.is_some() && !has_dns {
-            let remedy = "no other challenge proves a whole zone: add dns-01, with a dns_hook";
+            let remedy = "no other challenge proves a whole zone: add dns-01, with dns_update or dns_hook";
             findings.add("tls.acme.preview_zone", "needs the challenge dns-01", remedy);
         }
         if self.dns_hook.first().is_some_and(|program| !Path::new(program).is_absolute()) {
@@ -148,6 +155,24 @@ impl AcmeDocument {
                 findings.add(&format!("tls.acme.{key}"), "is not positive", "write for example 1m");
             }
         }
+    }
+
+    fn dns(&self, preview_zone: Option<&HostName>, findings: &mut Findings<'_>) -> Option<DnsSettings> {
+        let means = match &self.dns_update {
+            Some(update) => DnsMeans::Update(update.read(findings)?),
+            None if self.dns_hook.is_empty() => return None,
+            None => {
+                DnsMeans::Hook(DnsHook { command: self.dns_hook.clone(), timeout: self.dns_hook_timeout.0 })
+            }
+        };
+        if let (DnsMeans::Update(update), Some(preview_zone)) = (&means, preview_zone)
+            && let (Some(zone), Ok(name)) = (&update.zone, preview_zone.as_str().parse::<DnsName>())
+            && !name.is_within(zone)
+        {
+            let remedy = "write the zone of the DNS that has it as dns_update.zone, or leave that out";
+            findings.add("tls.acme.preview_zone", format!("is not in dns_update.zone, {zone}"), remedy);
+        }
+        Some(DnsSettings { means, propagation: self.dns_propagation.0 })
     }
 
     fn zone(&self, findings: &mut Findings<'_>) -> Option<HostName> {

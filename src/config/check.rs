@@ -8,7 +8,7 @@ use super::Config;
 use super::diagnose::Findings;
 use super::document::LimitsConfig;
 use crate::ids::is_label;
-use crate::settings::{AppSettings, Delay, DeploySettings};
+use crate::settings::{AppSettings, Delay, DeploySettings, HSTS_REMEDY, is_hsts, unheard_https};
 
 /// Each is a thread with listeners of its own.
 const WORKERS_MAX: usize = 1024;
@@ -48,6 +48,7 @@ pub(super) fn whole(config: &Config, findings: &mut Findings<'_>) {
             findings.add(key, "names no network: every connection would be closed", remedy);
         }
     }
+    own_https(config, findings);
     if config.redirect == Some(0) {
         findings.add("listeners.http.redirect", "is 0", "write the port that clients use for https: 443");
     }
@@ -77,6 +78,32 @@ pub(super) fn whole(config: &Config, findings: &mut Findings<'_>) {
     owners(config, findings);
 }
 
+/// What listeners, apps and services say of https.
+fn own_https(config: &Config, findings: &mut Findings<'_>) {
+    let services = config.services.iter().map(|(name, service)| (format!("services.{name}"), service.hsts));
+    let listeners = ("listeners.https".to_owned(), Some(config.tls.hsts));
+    for (owner, _) in services.chain([listeners]).filter(|(_, hsts)| !hsts.is_none_or(is_hsts)) {
+        findings.add(&format!("{owner}.hsts"), "is below a second", HSTS_REMEDY);
+    }
+    if !config.tls.listen.is_empty() {
+        return;
+    }
+    let apps = config.apps.iter().map(|(name, app)| {
+        let settings = &app.settings;
+        (format!("apps.{name}"), unheard_https(settings.https, settings.hsts))
+    });
+    let services = config
+        .services
+        .iter()
+        .map(|(name, service)| (format!("services.{name}"), unheard_https(service.https, service.hsts)));
+    let listeners = ("listeners.https".to_owned(), unheard_https(None, Some(config.tls.hsts)));
+    for (owner, faults) in apps.chain(services).chain([listeners]) {
+        for (field, detail, remedy) in faults {
+            findings.add(&format!("{owner}.{field}"), detail, remedy);
+        }
+    }
+}
+
 /// Checks an app; `own` is its `deploy` as far as it is written there and not taken from the document's.
 pub(super) fn app(path: &str, own: &Mapping, settings: &AppSettings, findings: &mut Findings<'_>) {
     for fault in settings.faults() {
@@ -85,12 +112,7 @@ pub(super) fn app(path: &str, own: &Mapping, settings: &AppSettings, findings: &
             // It is the document's, and told there.
             continue;
         }
-        let at = format!("{path}.{}", fault.field);
-        let message = match &fault.value {
-            Some(value) => format!("{} {}", findings.shown(&at, value), fault.detail),
-            None => fault.detail,
-        };
-        findings.add(&at, message, fault.remedy);
+        findings.fault(&format!("{path}.{}", fault.field), fault);
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::places::{Place, Places};
+use super::traces::HEADERS;
+use crate::settings::SettingsFault;
 
 /// Everything that was found wrong; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +25,13 @@ pub struct Diagnostic {
     /// The line of text, unless it may hold a secret.
     pub snippet: Option<String>,
 }
+
+/// Keys whose values are secrets, whatever they stand below.
+const SECRETS: &[&str] = &["password", "hmac_key", "key_secret"];
+/// Words of a line that may have secrets: these keys, and what may stand on one line with a secret in it.
+const NEAR_SECRETS: &[&str] = &["password", "hmac_key", "key_secret", "signed_link", "basic_auth"];
+/// What stands here or below is keys, or may have been written in place of one. No app has such a name.
+const LINK_KEYS: &str = ".signed_link";
 
 /// A longer line is not shown.
 const SNIPPET_CHARS_MAX: usize = 160;
@@ -88,6 +97,15 @@ impl<'a> Findings<'a> {
         self.push(path, place, message.into(), remedy.into());
     }
 
+    /// Tells what is wrong with settings.
+    pub(super) fn fault(&mut self, path: &str, fault: SettingsFault) {
+        let message = match &fault.value {
+            Some(value) => format!("{} {}", self.shown(path, value), fault.detail),
+            None => fault.detail,
+        };
+        self.add(path, message, fault.remedy);
+    }
+
     /// Tells something that should be looked at, and keeps nothing from running.
     pub(super) fn warn(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let place = self.places.find(path);
@@ -135,7 +153,7 @@ impl<'a> Findings<'a> {
             _ if message.contains("expected a duration") || message.contains("is not a duration") => {
                 "write it with its unit, for example 5s".to_owned()
             }
-            _ if is_env(path) => "write text; numbers and words such as true in quotes".to_owned(),
+            _ if is_secret(path) => "write text; numbers and words such as true in quotes".to_owned(),
             _ => "see config/lockgate.yaml, or `lockgate config schema`".to_owned(),
         };
         self.add(path, message, remedy);
@@ -146,7 +164,7 @@ impl<'a> Findings<'a> {
         let is_at_or_below = |key: &str| {
             key.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         };
-        path.is_empty() || is_env(path) || self.filled.keys().any(|key| is_at_or_below(key))
+        path.is_empty() || is_secret(path) || self.filled.keys().any(|key| is_at_or_below(key))
     }
 
     /// The text is not YAML, or has a key twice.
@@ -169,8 +187,9 @@ impl<'a> Findings<'a> {
 
     fn diagnostic(&self, path: &str, place: Option<Place>, message: String, remedy: String) -> Diagnostic {
         let line = place.map(|place| place.line.saturating_sub(1));
-        let snippet = line
-            .and_then(|line| self.text.lines().nth(line).filter(|_| !is_env(path) && !self.holds_env(line)));
+        let snippet = line.and_then(|line| {
+            self.text.lines().nth(line).filter(|_| !is_secret(path) && !self.holds_secret(line))
+        });
         let snippet = snippet.filter(|line| line.chars().count() <= SNIPPET_CHARS_MAX);
         Diagnostic {
             origin: self.origin.to_owned(),
@@ -183,15 +202,19 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// Whether the line stands in an `env` mapping, whose values are secrets even where they are written out.
-    fn holds_env(&self, line: usize) -> bool {
+    /// Whether the line has a secret, or stands in an `env` mapping or one of headers, whose values are secrets even where they
+    /// are written out.
+    fn holds_secret(&self, line: usize) -> bool {
+        if self.text.lines().nth(line).is_some_and(|line| NEAR_SECRETS.iter().any(|key| line.contains(key))) {
+            return true;
+        }
         let indent = |line: &str| line.len() - line.trim_start().len();
         let mut inner = usize::MAX;
         let lines: Vec<&str> = self.text.lines().take(line + 1).collect();
         for line in lines.into_iter().rev().filter(|line| !line.trim().is_empty()) {
             if indent(line) < inner {
                 inner = indent(line);
-                if line.contains("env") {
+                if line.contains("env") || line.contains("headers:") {
                     return true;
                 }
             }
@@ -247,9 +270,10 @@ impl fmt::Display for Diagnostic {
 
 impl std::error::Error for Diagnostics {}
 
-/// Whether `path` is the `env` of an app or stands in it, or is a password.
-pub(super) fn is_env(path: &str) -> bool {
-    if path.ends_with("preview_auth.password") {
+/// Whether `path` is the `env` of an app or stands in it, or is a password, a key or another place of secrets.
+pub(super) fn is_secret(path: &str) -> bool {
+    let is_key = path.rsplit_once('.').is_some_and(|(_, key)| SECRETS.contains(&key));
+    if is_key || path.contains(LINK_KEYS) || path.starts_with(HEADERS) {
         return true;
     }
     // The name of an app has no dot.

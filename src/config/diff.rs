@@ -5,18 +5,19 @@ use std::collections::BTreeMap;
 use serde_yaml::Value;
 
 use super::Config;
-use super::diagnose::is_env;
+use super::diagnose;
 use super::interpolate::below;
 use crate::api::Reloaded;
 
 /// Sections whose changes apply at once; all others wait for a restart.
-const LIVE: &[&str] = &["apps", "services", "deploy", "tls"];
+const LIVE: &[&str] = &["apps", "services", "deploy", "tls", "traces"];
 
 /// From what runs to what the file says now.
 #[must_use]
 pub fn diff(old: &Config, new: &Config) -> Reloaded {
     let (before, after) = (flat(&old.document), flat(&new.document));
-    let is_secret = |key: &str| is_env(key) || old.filled.contains_key(key) || new.filled.contains_key(key);
+    let is_filled = |key: &str| old.filled.contains_key(key) || new.filled.contains_key(key);
+    let is_secret = |key: &str| diagnose::is_secret(key) || is_filled(key);
     let shown =
         |key: &str, value: &str| if is_secret(key) { "[secret]".to_owned() } else { value.to_owned() };
     let mut reloaded = Reloaded::default();

@@ -15,6 +15,7 @@ use super::HostRule;
 use super::diagnose::Findings;
 use super::services::ServiceDocument;
 use super::tls::{HttpsListener, TlsDocument};
+use super::traces::TracesDocument;
 use crate::routing::host::{HostError, HostPattern};
 use crate::routing::path::{PathPrefix, PrefixError};
 use crate::settings::{AppSettings, Delay, DeploySettings, PreviewAuthSettings, RuntimeKind};
@@ -41,8 +42,11 @@ pub(super) struct Document {
     pub(super) trusted_proxies: Vec<IpNet>,
     /// The name in `Via`.
     pub(super) via: Option<String>,
+    /// Whether applications are told who their clients are by `Forwarded` (RFC 7239) beside `X-Forwarded-*`.
+    pub(super) forwarded: bool,
     pub(super) access_log: AccessLog,
     pub(super) access_log_format: AccessLogFormat,
+    pub(super) traces: TracesDocument,
     pub(super) limits: LimitsConfig,
     /// For every app that does not say otherwise, key by key.
     pub(super) deploy: DeploySettings,
@@ -253,8 +257,10 @@ impl Default for Document {
             workers: 0,
             trusted_proxies: Vec::new(),
             via: Some("lockgate".to_owned()),
+            forwarded: false,
             access_log: AccessLog::default(),
             access_log_format: AccessLogFormat::default(),
+            traces: TracesDocument::default(),
             limits: LimitsConfig::default(),
             deploy: DeploySettings::default(),
             ephemeral: EphemeralConfig::default(),

@@ -1,11 +1,15 @@
 //! Static services: upstreams that Lockgate does not deploy.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::ServerName;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_yaml::Value;
 
 use super::diagnose::Findings;
@@ -18,21 +22,66 @@ use crate::certs::certificates;
 use crate::error::chain;
 use crate::ids::ServiceName;
 use crate::routing::tls::{Believed, BelievedError, ClientTls, TargetTls};
-use crate::settings::{Protocol, ProxyProtocol};
+use crate::settings::policy::policy_faults;
+use crate::settings::queue::queue_faults;
+use crate::settings::{
+    BalanceSettings, Delay, HttpsMode, PolicySettings, Protocol, ProxyProtocol, QueueSettings,
+};
+
+/// Of upstreams.
+const WEIGHTS: RangeInclusive<u16> = 1..=1000;
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ServiceDocument {
     #[schemars(with = "Vec<HostDocument>")]
     hosts: Value,
-    /// `http://ADDRESS:PORT`, `https://ADDRESS:PORT`, or `h2c://ADDRESS:PORT` for those that speak HTTP/2 without TLS
-    upstreams: Vec<String>,
-    /// Who the `https://` ones have to be.
+    upstreams: Vec<UpstreamDocument>,
+    /// Who the `https://` and `h2://` ones have to be.
     tls: Option<ServiceTlsDocument>,
     /// They are told whose request comes by a PROXY header, which is the first of each connection to them; each request then
     /// has a connection of its own.
     proxy_protocol: Option<ProxyProtocol>,
+    /// How requests are spread over them.
+    #[serde(default)]
+    balance: BalanceSettings,
+    /// How many requests and streams one upstream serves at once; no limit if not given.
+    max_concurrent_requests: Option<u32>,
+    /// Who waits where all upstreams serve as many as they may.
+    queue: Option<QueueSettings>,
+    /// What becomes of requests to it without TLS; as `listeners.http.redirect` says if not given.
+    https: Option<HttpsMode>,
+    /// Browsers are told to come to it by https alone for so long, by answers over TLS that do not say it themselves; 0s: they
+    /// are not. As `listeners.https.hsts` says if not given.
+    hsts: Option<Delay>,
+    /// What is asked of its requests and changed on them and their responses, in this order.
+    #[serde(default)]
+    policies: Vec<PolicySettings>,
 }
+
+/// An upstream: its URL alone, or with its weight.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+enum UpstreamDocument {
+    /// `http://ADDRESS:PORT`, `https://ADDRESS:PORT`, and for those that speak HTTP/2 `h2c://ADDRESS:PORT` without TLS and
+    /// `h2://ADDRESS:PORT` with it
+    Url(String),
+    Weighted(WeightedDocument),
+}
+
+/// An upstream that gets more or fewer requests than others.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WeightedDocument {
+    /// As it is written without a weight.
+    url: String,
+    /// One of weight 3 gets three times as many requests as one of weight 1: 1 to 1000.
+    #[serde(default = "one")]
+    weight: u16,
+}
+
+/// Reads an [`UpstreamDocument`].
+struct UpstreamText;
 
 /// How the certificate is judged that an upstream shows.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +101,12 @@ pub struct ServiceConfig {
     pub hosts: Vec<HostRule>,
     pub upstreams: Vec<ServiceUpstream>,
     pub proxy_protocol: Option<ProxyProtocol>,
+    pub balance: BalanceSettings,
+    /// How many requests each upstream serves at once, and who waits.
+    pub limit: Option<(u32, QueueSettings)>,
+    pub https: Option<HttpsMode>,
+    pub hsts: Option<Delay>,
+    pub policies: Vec<PolicySettings>,
     /// The file that their authorities were read from.
     pub ca: Option<PathBuf>,
 }
@@ -62,13 +117,36 @@ pub struct ServiceUpstream {
     pub address: SocketAddr,
     pub protocol: Protocol,
     pub tls: Option<TargetTls>,
+    pub weight: u16,
 }
 
 /// An upstream as it is written.
 struct Written {
     address: SocketAddr,
     protocol: Protocol,
-    is_https: bool,
+    weight: u16,
+}
+
+impl<'de> Deserialize<'de> for UpstreamDocument {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(UpstreamText)
+    }
+}
+
+impl<'de> Visitor<'de> for UpstreamText {
+    type Value = UpstreamDocument;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("http://ADDRESS:PORT, or { url: http://ADDRESS:PORT, weight: 3 }")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<UpstreamDocument, E> {
+        Ok(UpstreamDocument::Url(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<UpstreamDocument, A::Error> {
+        WeightedDocument::deserialize(MapAccessDeserializer::new(map)).map(UpstreamDocument::Weighted)
+    }
 }
 
 pub(super) fn service(
@@ -82,35 +160,55 @@ pub(super) fn service(
     let document: ServiceDocument = typed(&path, &mut value, findings)?;
     let hosts = AppHosts(document.hosts).rules(&path, findings);
     let mut upstreams = Vec::new();
-    for (at, text) in document.upstreams.iter().enumerate() {
-        let at = format!("{path}.upstreams[{at}]");
-        match upstream(text) {
+    for (at, written) in document.upstreams.iter().enumerate() {
+        let item = format!("{path}.upstreams[{at}]");
+        let (at, text, weight) = match written {
+            UpstreamDocument::Url(text) => (item, text, one()),
+            UpstreamDocument::Weighted(one) => {
+                if !WEIGHTS.contains(&one.weight) {
+                    let remedy = "write 1 to 1000; an upstream that is to get nothing is left out";
+                    findings.add(&format!("{item}.weight"), "is out of range", remedy);
+                }
+                (format!("{item}.url"), &one.url, one.weight)
+            }
+        };
+        match upstream(text, weight) {
             Some(upstream) => {
                 own.refuse(&at, text, upstream.address, findings);
                 upstreams.push(upstream);
             }
             None => {
                 let message = format!("{} is not an upstream", findings.shown(&at, text));
-                let remedy = "write http://ADDRESS:PORT, https://ADDRESS:PORT or h2c://ADDRESS:PORT with an IP address, for example http://10.0.0.5:8080";
+                let remedy = "write http://ADDRESS:PORT, https://, h2c:// or h2:// with an IP address, for example http://10.0.0.5:8080";
                 findings.add(&at, message, remedy);
             }
         }
     }
+    for (field, detail, remedy) in queue_faults(document.max_concurrent_requests, document.queue) {
+        findings.add(&format!("{path}.{field}"), detail, remedy);
+    }
     if document.upstreams.is_empty() {
         findings.add(&path, "has no upstreams", "name at least one");
     }
-    if document.proxy_protocol.is_some() && upstreams.iter().any(|one| one.protocol == Protocol::H2c) {
+    if document.proxy_protocol.is_some() && upstreams.iter().any(|one| one.protocol.is_http2()) {
         findings.add(
             &format!("{path}.proxy_protocol"),
             "is told at the beginning of a connection, and those of HTTP/2 carry requests of many clients",
-            "leave it out, or write http:// upstreams",
+            "leave it out, or write http:// or https:// upstreams",
         );
+    }
+    let mut faults = Vec::new();
+    policy_faults(&format!("{path}.policies"), &document.policies, &mut faults);
+    for fault in faults {
+        findings.fault(&fault.field.clone(), fault);
     }
     let tls = tls(&path, document.tls.as_ref(), &upstreams, findings);
     let upstream = |written: Written| ServiceUpstream {
         address: written.address,
         protocol: written.protocol,
-        tls: tls.as_ref().filter(|_| written.is_https).map(|(tls, name)| {
+        weight: written.weight,
+        tls: tls.as_ref().filter(|_| written.protocol.is_tls()).map(|(tls, name)| {
+            let tls = if written.protocol.is_http2() { tls.clone().over_http2() } else { tls.clone() };
             tls.to(name.clone().unwrap_or_else(|| ServerName::from(written.address.ip())))
         }),
     };
@@ -120,20 +218,30 @@ pub(super) fn service(
             hosts,
             upstreams: upstreams.into_iter().map(upstream).collect(),
             proxy_protocol: document.proxy_protocol,
+            balance: document.balance,
+            limit: document.max_concurrent_requests.map(|limit| (limit, document.queue.unwrap_or_default())),
+            https: document.https,
+            hsts: document.hsts,
+            policies: document.policies,
             ca: document.tls.and_then(|tls| tls.ca),
         },
     ))
 }
 
-fn upstream(text: &str) -> Option<Written> {
-    let (protocol, is_https, rest) = match text.split_once("://")? {
-        ("http", rest) => (Protocol::Http1, false, rest),
-        ("https", rest) => (Protocol::Http1, true, rest),
-        ("h2c", rest) => (Protocol::H2c, false, rest),
+fn upstream(text: &str, weight: u16) -> Option<Written> {
+    let (protocol, rest) = match text.split_once("://")? {
+        ("http", rest) => (Protocol::Http1, rest),
+        ("https", rest) => (Protocol::Https, rest),
+        ("h2", rest) => (Protocol::H2, rest),
+        ("h2c", rest) => (Protocol::H2c, rest),
         _ => return None,
     };
     let address: SocketAddr = rest.strip_suffix('/').unwrap_or(rest).parse().ok()?;
-    (address.port() > 0).then_some(Written { address, protocol, is_https })
+    (address.port() > 0).then_some(Written { address, protocol, weight })
+}
+
+fn one() -> u16 {
+    1
 }
 
 /// TLS to those of `upstreams` that are spoken to by it, and the name that they have to have, if it is not their address.
@@ -143,10 +251,14 @@ fn tls(
     upstreams: &[Written],
     findings: &mut Findings<'_>,
 ) -> Option<(ClientTls, Option<ServerName<'static>>)> {
-    if !upstreams.iter().any(|upstream| upstream.is_https) {
+    if !upstreams.iter().any(|upstream| upstream.protocol.is_tls()) {
         if document.is_some() {
-            let remedy = "write https://ADDRESS:PORT, or leave tls out";
-            findings.add(&format!("{path}.tls"), "is for https:// upstreams, of which there is none", remedy);
+            let remedy = "write https://ADDRESS:PORT or h2://ADDRESS:PORT, or leave tls out";
+            findings.add(
+                &format!("{path}.tls"),
+                "is for https:// and h2:// upstreams, of which there is none",
+                remedy,
+            );
         }
         return None;
     }
@@ -192,7 +304,7 @@ fn tls(
     Some((ClientTls::new(believed).map_err(refused).ok()?, name))
 }
 
-fn authorities(at: &str, file: &Path, findings: &mut Findings<'_>) -> Option<Believed> {
+pub(super) fn authorities(at: &str, file: &Path, findings: &mut Findings<'_>) -> Option<Believed> {
     let text = pem(at, file, findings)?;
     let refused = |error| of_file(at, file, &error, findings);
     certificates(&text).map_err(refused).ok().map(Believed::Authorities)

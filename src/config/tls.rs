@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 
 use super::acme::AcmeDocument;
 use super::diagnose::Findings;
@@ -36,6 +37,25 @@ pub(super) struct HttpsListener {
     pub(super) hsts: Delay,
     /// As of `listeners.http`; the header comes before the handshake.
     pub(super) proxy_protocol: Option<ProxiesDocument>,
+    /// HTTP/3 as well, by UDP at the same addresses. Experimental; for builds with the feature `http3`.
+    http3: bool,
+    /// What answers by TLS tell of HTTP/3.
+    alt_svc: Option<AltSvcConfig>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AltSvcConfig {
+    /// At which it is reached from outside, if that is not the listener's own.
+    pub port: Option<u16>,
+    /// How long clients may remember it; 0s: they are to forget it.
+    pub max_age: Delay,
+}
+
+impl Default for AltSvcConfig {
+    fn default() -> Self {
+        Self { port: None, max_age: Delay(Duration::from_secs(24 * 60 * 60)) }
+    }
 }
 
 /// Certificates, and who has to show one.
@@ -76,6 +96,10 @@ pub struct TlsConfig {
     /// Who has to begin connections with a PROXY header; `None`: nobody.
     pub proxy_protocol: Option<Vec<IpNet>>,
     pub hsts: Delay,
+    /// HTTP/3 as well.
+    pub http3: bool,
+    /// What is told of it; `None`: nothing.
+    pub alt_svc: Option<AltSvcConfig>,
     pub certificates: Vec<Served>,
     pub clients: Vec<Clients>,
     /// How others are asked for; `None`: they are not.
@@ -103,9 +127,14 @@ impl TlsConfig {
             listen: listener.address.into_iter().chain(listener.also.iter().copied()).collect(),
             proxy_protocol: listener.proxy_protocol.as_ref().map(|proxies| proxies.from.clone()),
             hsts: listener.hsts,
+            http3: listener.http3,
             acme: document.acme.read(data_dir, findings),
             ..Self::default()
         };
+        if config.http3 {
+            config.look_at_http3(findings);
+        }
+        config.alt_svc = alt_svc(listener, findings);
         config.files.extend(document.acme.ca.clone());
         if config.acme.is_some() && config.listen.is_empty() {
             let remedy = "write listeners.https.address: 0.0.0.0:443";
@@ -140,6 +169,47 @@ impl TlsConfig {
     }
 }
 
+impl TlsConfig {
+    fn look_at_http3(&self, findings: &mut Findings<'_>) {
+        let key = "listeners.https.http3";
+        if !cfg!(feature = "http3") {
+            let remedy = "leave it out, or build lockgate with: cargo build --release --features http3";
+            findings.add(key, "needs the feature http3, which this build does not have", remedy);
+        }
+        if self.listen.is_empty() {
+            findings.add(key, "stands without an address", "write listeners.https.address");
+        }
+        if self.proxy_protocol.is_some() {
+            // Nobody would say whose the packets are.
+            let remedy = "leave one of the two out";
+            findings.add(key, "goes with no listeners.https.proxy_protocol: QUIC has no such header", remedy);
+        }
+    }
+}
+
+/// What is told of HTTP/3: where it is unless something else is written, and without it at most that it is to be forgotten.
+fn alt_svc(listener: &HttpsListener, findings: &mut Findings<'_>) -> Option<AltSvcConfig> {
+    let key = "listeners.https.alt_svc";
+    let written = listener.alt_svc;
+    if written.is_some() && !cfg!(feature = "http3") {
+        let remedy = "leave it out, or build lockgate with: cargo build --release --features http3";
+        findings.add(key, "needs the feature http3, which this build does not have", remedy);
+    }
+    let told = written.or_else(|| listener.http3.then(AltSvcConfig::default))?;
+    let AltSvcConfig { port, max_age: Delay(max_age) } = told;
+    if port == Some(0) {
+        findings.add(&format!("{key}.port"), "is no port", "write the port that clients reach it at");
+    }
+    if !listener.http3 && !max_age.is_zero() {
+        let remedy = "write listeners.https.http3: true, or max_age: 0s to have clients forget it";
+        findings.add(key, "tells of HTTP/3, which is not served", remedy);
+    }
+    if !max_age.is_zero() && max_age < Duration::from_secs(1) {
+        findings.add(&format!("{key}.max_age"), "is told in whole seconds", "write 1s or more, or 0s");
+    }
+    Some(told)
+}
+
 /// The files that a document names, as far as they are written out there.
 pub(super) fn files(tree: &Value) -> Vec<PathBuf> {
     let listed =
@@ -149,8 +219,25 @@ pub(super) fn files(tree: &Value) -> Vec<PathBuf> {
     let ca = tree.get("tls").and_then(|tls| tls.get("acme")).and_then(|acme| acme.get("ca"));
     let services = tree.get("services").and_then(Value::as_mapping);
     let of_services = services.into_iter().flat_map(|services| services.values());
-    let of_services = of_services.map(|service| service.get("tls").and_then(|tls| tls.get("ca")));
-    named.chain(of_services).flatten().chain(ca).filter_map(Value::as_str).map(PathBuf::from).collect()
+    let apps = tree.get("apps").and_then(Value::as_mapping);
+    let of_both = of_services.chain(apps.into_iter().flat_map(|apps| apps.values()));
+    let of_both = of_both.map(|one| one.get("tls").and_then(|tls| tls.get("ca")));
+    let of_traces = tree.get("traces").and_then(|traces| traces.get("ca"));
+    named.chain(of_both).flatten().chain(ca).chain(of_traces).filter_map(named_file).collect()
+}
+
+/// Puts the text of the file that an app's `tls.ca` names in its place, so that each version keeps what it was deployed with;
+/// returns the file. `None`: it cannot be read, which is told.
+pub(super) fn read_ca(path: &str, app: &mut Mapping, findings: &mut Findings<'_>) -> Option<Option<PathBuf>> {
+    let Some(ca) = app.get_mut("tls").and_then(|tls| tls.get_mut("ca")) else { return Some(None) };
+    let Some(file) = named_file(ca) else { return Some(None) };
+    *ca = Value::String(pem(&format!("{path}.tls.ca"), &file, findings)?);
+    Some(Some(file))
+}
+
+/// The file that it names, unless it is what stands in one.
+fn named_file(ca: &Value) -> Option<PathBuf> {
+    ca.as_str().filter(|text| !text.contains("-----BEGIN")).map(PathBuf::from)
 }
 
 fn certificate(path: &str, named: &CertificateDocument, findings: &mut Findings<'_>) -> Option<Certificate> {

@@ -20,6 +20,13 @@ impl UrlPattern {
     pub fn origin(&self, host: &str) -> String {
         self.0.replace(HOST, host)
     }
+
+    /// The port at which hosts are reached by https, if they are by that.
+    #[must_use]
+    pub fn https_port(&self) -> Option<u16> {
+        let port = self.0.strip_prefix("https://")?.strip_prefix(HOST)?;
+        port.strip_prefix(':').map_or(Some(443), |port| port.parse().ok())
+    }
 }
 
 impl FromStr for UrlPattern {

@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::error::chain;
 use crate::ids::{DeploymentId, InstanceId};
 use crate::runtime::Instance;
+use crate::settings::unheard_https;
 use crate::store::{Deployment, InstanceRow};
 
 /// How late something may be before it is told.
@@ -46,6 +47,8 @@ pub enum FindingKind {
     StrayVolume,
     /// What is live has nothing that requests can go to.
     NothingServes,
+    /// What is live says of https what nobody is told, as there is no listener for it.
+    HttpsUnheard,
     /// It has not ended, and nobody works on it.
     AbandonedOperation,
     OverdueTimer,
@@ -57,6 +60,8 @@ pub enum FindingKind {
     CertificateNotIssued,
     /// The authority, or what is kept of it, cannot be used.
     AcmeAway,
+    /// It proved a name for ACME, and is not taken back.
+    DnsRecordLeft,
 }
 
 impl Orchestrator {
@@ -149,7 +154,7 @@ impl Orchestrator {
         let told = strays.into_iter().map(|stray| {
             let label = stray.label.as_ref().map(ToString::to_string).unwrap_or_default();
             let cause = format!("of preview {label:?} of {}/{}, which is gone", stray.app, stray.environment);
-            let remedy = "remove it by hand, if nobody wants what is in it";
+            let remedy = format!("if nobody wants what is in it: `lockgate volumes remove {}`", stray.place);
             finding(FindingKind::StrayVolume, &stray.place, cause, remedy)
         });
         Ok(told.collect())
@@ -167,6 +172,9 @@ impl Orchestrator {
                     let remedy = "deploy a version that holds, or roll back with `lockgate rollback`";
                     let subject = format!("{}/{}", app.name, environment.name);
                     findings.push(finding(FindingKind::NothingServes, &subject, cause, remedy));
+                }
+                if !self.engine.options.https {
+                    findings.extend(https_unheard(&deployment));
                 }
             }
         }
@@ -207,6 +215,17 @@ impl Orchestrator {
         }
         Ok(findings)
     }
+}
+
+/// Of a version that was deployed while there was a listener, or whose listener waits for a restart.
+fn https_unheard(deployment: &Deployment) -> impl Iterator<Item = Finding> {
+    let settings = &deployment.settings;
+    unheard_https(settings.https, settings.hsts).into_iter().map(|(field, detail, remedy)| {
+        let subject = format!("{}/{}", deployment.app, deployment.environment);
+        let cause = format!("{field} of deployment {} {detail}: it is served without TLS", deployment.id);
+        let remedy = format!("{remedy}; an app's word holds from its next deploy on");
+        finding(FindingKind::HttpsUnheard, &subject, cause, remedy)
+    })
 }
 
 fn finding(

@@ -18,6 +18,7 @@ use super::idle::Idles;
 use super::progressive::Hurries;
 use super::publisher::Publisher;
 use super::restarts::Restarts;
+use super::retired::Causes;
 use super::revive::Revivals;
 use super::steps::StepName;
 use super::wake::Wakes;
@@ -49,6 +50,7 @@ pub(super) struct Engine {
     pub(super) drains: Drains,
     pub(super) retiring: Claims<DeploymentId>,
     pub(super) retirements: Retirements,
+    pub(super) causes: Causes,
     /// Deployments about whose instances an operation decides, and not the restart rule.
     pub(super) in_hand: Claims<DeploymentId>,
     /// Spare instances, while they are started or let go.
@@ -122,6 +124,7 @@ impl Engine {
             drains: Drains::default(),
             retiring: Claims::default(),
             retirements: Retirements::default(),
+            causes: Causes::default(),
             in_hand: Claims::default(),
             letting_go: Claims::default(),
             starting_alone: tokio::sync::Mutex::default(),

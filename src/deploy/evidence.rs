@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_version_is_compared_with_what_it_did_of_late() {
-        let publisher = Publisher::new(Arc::new(Routing::new(1)), [0; 32]);
+        let publisher = Publisher::new(Arc::new(Routing::new(1)), Arc::new(SystemClock), [0; 32]);
         let version = DeploymentId::generate();
         let owner = Owner {
             app: "web".parse().unwrap(),
@@ -411,7 +411,14 @@ mod tests {
             preview_auth: None,
             pages_for: None,
             protocol: crate::settings::Protocol::Http1,
+            tls: None,
             proxy_protocol: None,
+            balance: crate::settings::BalanceSettings::default(),
+            slow_start: None,
+            limit: None,
+            https: None,
+            policies: [].into(),
+            counted_in: "".into(),
         };
         publisher.set_instances(&owner, &[]);
         let stats = publisher.live_stats(version).unwrap();

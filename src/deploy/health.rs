@@ -111,7 +111,10 @@ impl Engine {
     async fn see(&self, due: &Due) -> Seen {
         let health = &due.deployment.settings.health;
         match &due.check {
-            Check::Probe(probe) => match probe.ask(due.target.address, health.timeout.0, &self.clock).await {
+            Check::Probe(probe) => match probe
+                .ask(due.target.address, due.target.tls.as_ref(), health.timeout.0, &self.clock)
+                .await
+            {
                 Ok(()) => Seen::Well,
                 Err(error) => Seen::Ill(error.to_string(), health.failures.max(1)),
             },
@@ -142,13 +145,14 @@ impl Engine {
                 if !target.is_healthy() {
                     info!(instance = %target.id, "healthy again");
                 }
-                self.set_healthy(target.id, true);
+                let now = self.clock.now();
+                self.publisher.targets_of(target.id).iter().for_each(|target| target.come_back(now));
             }
             Seen::Ill(error, needed) => {
                 record.failures += 1;
                 if record.failures >= needed && target.is_healthy() {
                     warn!(instance = %target.id, failures = record.failures, error, "unhealthy: out of rotation");
-                    self.set_healthy(target.id, false);
+                    self.publisher.targets_of(target.id).iter().for_each(|target| target.set_healthy(false));
                 }
             }
         }
@@ -170,12 +174,6 @@ impl Engine {
             info!(instance = %id, deployment = %deployment.id, "unhealthy instance is replaced");
         }
         Ok(())
-    }
-
-    fn set_healthy(&self, instance: InstanceId, healthy: bool) {
-        for target in self.publisher.targets_of(instance) {
-            target.set_healthy(healthy);
-        }
     }
 }
 

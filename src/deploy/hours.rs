@@ -131,11 +131,9 @@ impl Engine {
     pub(super) async fn put_into_standby(self: &Arc<Self>, id: DeploymentId) {
         match self.commit_standby(id).await {
             Ok(Some(deployment)) => {
-                let (engine, cause) =
-                    (Arc::clone(self), self.because("schedule", "its office hours are over"));
+                let engine = Arc::clone(self);
                 self.tasks.spawn(async move {
-                    let retired = engine.retire_because(&deployment, Afterwards::Keep, cause);
-                    if let Err(stop) = retired.await {
+                    if let Err(stop) = engine.retire_noted(&deployment, Afterwards::Keep).await {
                         warn!(deployment = %id, ?stop, "not stopped yet; reconcile tries again");
                     }
                 });
@@ -151,7 +149,12 @@ impl Engine {
         if !self.should_run(&deployment) || !self.serves_something(&deployment).await? {
             return Ok(None);
         }
-        Ok(self.store.fall_asleep(&id).await?.then_some(deployment))
+        self.causes.put(id, self.because("schedule", "its office hours are over"));
+        if self.store.fall_asleep(&id).await? {
+            return Ok(Some(deployment));
+        }
+        self.causes.take(id);
+        Ok(None)
     }
 
     /// Whether somebody may ask for it: a preview, or what is live.

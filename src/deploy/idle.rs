@@ -140,8 +140,8 @@ impl Engine {
             DesiredState::Running | DesiredState::Standby => Afterwards::Keep,
         };
         drop(in_hand);
-        let cause = self.because("idle", "nobody had asked for it in its time");
-        self.retire_claimed_because(&now, afterwards, (claim, cause)).await?;
+        self.causes.put(id, self.because("idle", "nobody had asked for it in its time"));
+        self.retire_claimed_noted(&now, afterwards, claim).await?;
         Ok(true)
     }
 

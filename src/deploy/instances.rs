@@ -17,6 +17,7 @@ use crate::gate::Awaited;
 use crate::ids::{DeploymentId, EnvironmentName, InstanceId};
 use crate::routing::Target;
 use crate::routing::backend::Order;
+use crate::routing::https::OwnHttps;
 use crate::runtime::{HealthCheck, Instance, InstanceSpec, Pinned, RuntimeError, Volume};
 use crate::settings::{AppSettings, VolumeSettings};
 use crate::store::{Deployment, DeploymentStatus, DesiredState, Failure, InstancePhase, InstanceRow};
@@ -329,6 +330,7 @@ pub(super) fn pinned(deployment: &Deployment) -> Result<Pinned, Stop> {
 
 pub(super) fn owner(deployment: &Deployment) -> Owner {
     let is_in_preview = deployment.label.is_none() && deployment.environment != EnvironmentName::production();
+    let label = deployment.label.as_ref().map_or("", |label| label.as_str());
     Owner {
         app: deployment.app.clone(),
         environment: deployment.environment.clone(),
@@ -340,7 +342,17 @@ pub(super) fn owner(deployment: &Deployment) -> Owner {
         preview_auth: deployment.settings.preview_auth.clone().filter(|_| is_in_preview),
         pages_for: deployment.settings.skew_protection.map(|skew| skew.max_age),
         protocol: deployment.settings.protocol,
+        tls: deployment.settings.tls.clone(),
         proxy_protocol: deployment.settings.proxy_protocol,
+        balance: deployment.settings.balance.clone(),
+        slow_start: deployment.settings.slow_start,
+        limit: deployment
+            .settings
+            .max_concurrent_requests
+            .map(|limit| (limit, deployment.settings.queue.unwrap_or_default())),
+        https: OwnHttps::of(deployment.settings.https, deployment.settings.hsts),
+        policies: deployment.settings.policies.as_slice().into(),
+        counted_in: [deployment.app.as_str(), deployment.environment.as_str(), label].join(" ").into(),
     }
 }
 

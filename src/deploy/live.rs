@@ -361,7 +361,8 @@ impl Engine {
                 Failure::new("rolled_back", "the version did not hold, and lockgate restarted meanwhile");
             return Box::pin(self.take_back(operation, &deployment, swapped, failure)).await;
         }
-        self.finish(operation, &deployment, swapped).await
+        // Boxed because it is large.
+        Box::pin(self.finish(operation, &deployment, swapped)).await
     }
 }
 

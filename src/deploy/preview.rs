@@ -122,7 +122,7 @@ impl Orchestrator {
     }
 }
 
-fn refuse_no_time(request: LinkRequest) -> Result<(), Denied> {
+pub(super) fn refuse_no_time(request: LinkRequest) -> Result<(), Denied> {
     if request.good_for.0.is_zero() {
         return Err(Denied::Invalid {
             field: "for".to_owned(),
@@ -249,6 +249,7 @@ impl Engine {
 
     /// Takes an ephemeral deployment out of service: its label at once, its instances after their drain.
     async fn end_ephemeral(self: &Arc<Self>, deployment: Deployment, cause: Cause) -> Result<(), Stop> {
+        self.causes.put(deployment.id, cause);
         self.store.set_desired_state(&deployment.id, DesiredState::Archived).await?;
         fault::at("label.archived")?;
         if let Some(label) = &deployment.label {
@@ -261,7 +262,7 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
-            match engine.retire_because(&deployment, Afterwards::Remove, cause).await {
+            match engine.retire_noted(&deployment, Afterwards::Remove).await {
                 Ok(()) => info!(deployment = %deployment.id, "ephemeral deployment removed"),
                 Err(stop) => {
                     warn!(deployment = %deployment.id, ?stop, "not removed yet; reconcile tries again")

@@ -39,7 +39,7 @@ impl Published {
         routing: Arc<Routing>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
-        let publisher = Publisher::new(routing, store.link_key());
+        let publisher = Publisher::new(routing, Arc::clone(&clock), store.link_key());
         let published = Self { store, publisher, clock };
         published.adopt().await?;
         Ok(published)

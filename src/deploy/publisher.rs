@@ -11,6 +11,8 @@
 //! read before a swap could be published after it, and lead to gates that are closed.
 
 mod labels;
+mod limits;
+mod services;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,20 +23,29 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::handover::Handover;
-use crate::clock::Timestamp;
+use super::tls::AppTls;
+use crate::clock::{Clock, Timestamp};
 use crate::gate::InFlight;
 use crate::ids::{AppName, DeploymentId, EnvironmentName, InstanceId};
+use crate::routing::balance::Balance;
+use crate::routing::https::OwnHttps;
 use crate::routing::path::PathPrefix;
 use crate::routing::{Backend, Hold, HostPattern, Routing, Target};
-use crate::settings::{Delay, PreviewAuthSettings, Protocol, ProxyProtocol};
+use crate::settings::{
+    AppTlsSettings, BalanceSettings, Delay, PolicySettings, PreviewAuthSettings, Protocol, ProxyProtocol,
+    QueueSettings,
+};
 use crate::store::{self, Access, Deployment, HostRow, RouteRow, Sticky};
 use crate::telemetry::{BackendStats, Tally};
+use limits::Limits;
+pub use services::ServiceRoute;
 use state::{AppLabels, State, Unit, auth_of, keyed, labels_of};
 
 /// Holds what is published and publishes its changes.
 #[derive(Debug)]
 pub(super) struct Publisher {
     routing: Arc<Routing>,
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
     turn: tokio::sync::Mutex<()>,
     /// Rung when a request waits for a held deployment.
@@ -45,27 +56,6 @@ pub(super) struct Publisher {
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     _guard: tokio::sync::MutexGuard<'a, ()>,
-}
-
-/// A static route to upstreams that Lockgate does not deploy.
-#[derive(Clone, Debug)]
-pub struct ServiceRoute {
-    pub host: HostPattern,
-    pub prefix: PathPrefix,
-    pub strip: bool,
-    pub backend: Arc<Backend>,
-}
-
-impl ServiceRoute {
-    fn name(&self) -> &str {
-        self.backend.stats.name()
-    }
-
-    /// Whether the other backend has the same targets.
-    fn leads_where(&self, other: &Backend) -> bool {
-        let (own, others) = (&self.backend.targets, &other.targets);
-        own.len() == others.len() && own.iter().zip(others).all(|(own, other)| own.is_like(other))
-    }
 }
 
 /// Whose targets they are.
@@ -83,7 +73,17 @@ pub(super) struct Owner {
     /// For how long its pages stay with it, and while it is live those of the versions before with theirs.
     pub(super) pages_for: Option<Delay>,
     pub(super) protocol: Protocol,
+    /// Who its instances have to be, if they speak TLS.
+    pub(super) tls: Option<AppTlsSettings>,
     pub(super) proxy_protocol: Option<ProxyProtocol>,
+    pub(super) balance: BalanceSettings,
+    pub(super) slow_start: Option<Delay>,
+    /// How many requests each instance serves at once, and who waits.
+    pub(super) limit: Option<(u32, QueueSettings)>,
+    pub(super) https: Option<Arc<OwnHttps>>,
+    pub(super) policies: Arc<[PolicySettings]>,
+    /// Whose requests its rate limits count together.
+    pub(super) counted_in: Arc<str>,
 }
 
 /// How much a deployment is asked for, on all of its routes.
@@ -97,9 +97,15 @@ pub(super) struct Activity {
 }
 
 impl Publisher {
-    pub(super) fn new(routing: Arc<Routing>, link_key: [u8; 32]) -> Self {
+    pub(super) fn new(routing: Arc<Routing>, clock: Arc<dyn Clock>, link_key: [u8; 32]) -> Self {
         let state = State { workers: routing.workers(), link_key, ..State::default() };
-        Self { routing, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()), bell: Arc::default() }
+        Self {
+            routing,
+            clock,
+            state: Mutex::new(state),
+            turn: tokio::sync::Mutex::new(()),
+            bell: Arc::default(),
+        }
     }
 
     pub(super) fn routing(&self) -> &Arc<Routing> {
@@ -181,20 +187,24 @@ impl Publisher {
     pub(super) fn set_services(&self, services: Vec<ServiceRoute>) {
         let mut state = self.lock();
         let mut hosts: BTreeSet<_> = state.services.keys().map(|(host, _)| host.clone()).collect();
-        // What leads to the same as before keeps its counts, its connections, and what is known of its targets.
         let known: BTreeMap<_, _> = state
             .services
             .values()
             .map(|service| (service.name().to_owned(), Arc::clone(&service.backend)))
             .collect();
-        let kept = |service: ServiceRoute| {
-            let backend = known.get(service.name()).filter(|backend| service.leads_where(backend));
-            ServiceRoute { backend: Arc::clone(backend.unwrap_or(&service.backend)), ..service }
+        let mut made = BTreeMap::new();
+        let mut kept = |service: ServiceRoute| {
+            let backend = made.entry(service.name().to_owned()).or_insert_with(|| {
+                let known = known.get(service.name()).filter(|backend| service.leads_where(backend));
+                state.service_backend(&service, known)
+            });
+            ServiceRoute { backend: Arc::clone(backend), ..service }
         };
-        state.services = services
+        let services: BTreeMap<_, _> = services
             .into_iter()
             .map(|service| ((service.host.clone(), service.prefix.clone()), kept(service)))
             .collect();
+        state.services = services;
         hosts.extend(state.services.keys().map(|(host, _)| host.clone()));
         self.publish(&state, &hosts);
     }
@@ -278,8 +288,18 @@ impl Publisher {
         hold: Option<&Arc<Hold>>,
     ) -> Option<Arc<Hold>> {
         let known = state.units.get(&owner.deployment);
-        let made = |known: Option<&Arc<Backend>>| {
-            let backend = self.backend(known, owner, instances);
+        let policies = state.policies_of(owner);
+        let mut limits = Limits::of(owner, known);
+        // One for all instances of a version, with the sessions that can be gone on with; what it says never changes.
+        let tls =
+            known.map_or_else(|| AppTls::of(owner.protocol, owner.tls.as_ref()), |unit| unit.tls.clone());
+        let mut made = |known: Option<&Arc<Backend>>| {
+            let balance = Balance::of(&owner.balance, &state.link_key);
+            let backend = self
+                .backend(known, (owner, tls.as_ref()), instances, &mut limits)
+                .balanced(balance)
+                .with_policies(policies.clone())
+                .with_https(owner.https.clone());
             Arc::new(Backend { hold: hold.cloned(), ..backend })
         };
         let (live, own) = (made(known.map(|unit| &unit.live)), made(known.map(|unit| &unit.own)));
@@ -289,7 +309,7 @@ impl Publisher {
         let app = known.map_or_else(|| owner.app.clone(), |unit| unit.owner.app.clone());
         let owner = &Owner { app, ..owner.clone() };
         let auth = auth_of(owner, &state.link_key);
-        let unit = Unit { owner: owner.clone(), live, own, auth, keeps_pages };
+        let unit = Unit { owner: owner.clone(), live, own, auth, keeps_pages, tls };
         state.units.insert(owner.deployment, unit);
         let hosts = state.hosts_of_deployment(owner);
         if !hosts.is_empty() {
@@ -390,15 +410,7 @@ impl Publisher {
         for unit in state.units.values_mut().filter(|unit| unit.owner.app == *from) {
             unit.owner.app = to.clone();
             let stats = || Arc::new(BackendStats::for_deployment(labels_of(&unit.owner), workers));
-            let anew = |backend: &Backend| {
-                let targets = backend.targets.clone();
-                Arc::new(Backend {
-                    targets,
-                    stats: stats(),
-                    hold: backend.hold.clone(),
-                    comeback: Arc::clone(&backend.comeback),
-                })
-            };
+            let anew = |backend: &Backend| Arc::new(Backend { stats: stats(), ..backend.clone() });
             (unit.live, unit.own) = (anew(&unit.live), anew(&unit.own));
             unit.auth = auth_of(&unit.owner, &link_key);
         }
@@ -493,8 +505,9 @@ impl Publisher {
     fn backend(
         &self,
         known: Option<&Arc<Backend>>,
-        owner: &Owner,
+        (owner, tls): (&Owner, Option<&AppTls>),
         instances: Option<&[(InstanceId, SocketAddr)]>,
+        limits: &mut Limits,
     ) -> Backend {
         let workers = self.routing.workers();
         let stats = known.map_or_else(
@@ -504,22 +517,31 @@ impl Publisher {
         let same = |id: InstanceId, address: SocketAddr| {
             known?.targets.iter().find(|target| target.id == id && target.address == address).cloned()
         };
+        let queue = limits.queue.clone();
+        let mut new = |id: InstanceId, address: SocketAddr| {
+            Target::new(id, address, workers)
+                .speaking(owner.protocol)
+                .over(tls.map(|tls| tls.to(address)))
+                .told_by(owner.proxy_protocol)
+                .starting_slowly(owner.slow_start.map(|delay| delay.0))
+                .limited_to(limits.places(id, address))
+        };
         let targets = match instances {
-            Some(instances) => instances
-                .iter()
-                .map(|&(id, address)| {
-                    let new = || {
-                        Target::new(id, address, workers)
-                            .speaking(owner.protocol)
-                            .told_by(owner.proxy_protocol)
-                    };
-                    same(id, address).unwrap_or_else(|| Arc::new(new()))
-                })
-                .collect(),
+            Some(instances) => {
+                let joins_others = instances.iter().any(|&(id, address)| same(id, address).is_some());
+                let mut new = |id, address| {
+                    let target = new(id, address);
+                    if joins_others { target.joining(self.clock.now()) } else { target }
+                };
+                let target = |&(id, address): &(InstanceId, SocketAddr)| {
+                    same(id, address).unwrap_or_else(|| Arc::new(new(id, address)))
+                };
+                instances.iter().map(target).collect()
+            }
             None => known.map(|backend| backend.targets.clone()).unwrap_or_default(),
         };
         let comeback = known.map(|backend| Arc::clone(&backend.comeback)).unwrap_or_default();
-        Backend { comeback, ..Backend::new(targets, stats) }
+        Backend { comeback, queue, ..Backend::new(targets, stats) }
     }
 
     /// When a deployment without targets is to have one again, if that is known.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::concealed::conceal;
+use super::tls::AppTls;
 use crate::clock::Clock;
 use crate::ids::InstanceId;
 use crate::probe::{Probe, ProbeError};
@@ -99,13 +100,14 @@ async fn waited_for(
     let mut successes = 0;
     let mut last_seen = String::from("nothing was seen");
     let mut last_probe: Option<ProbeError> = None;
+    let tls = AppTls::of(settings.protocol, settings.tls.as_ref());
     loop {
         match runtime.inspect(&instance.id).await {
             Ok(Some(now)) => {
                 if let InstanceState::Exited(exit) = &now.state {
                     return Err(exited(runtime, instance.id, exit).await);
                 }
-                match look(&now, check, settings, clock, began).await {
+                match look(&now, check, (settings, tls.as_ref()), clock, began).await {
                     Look::Ready => successes += 1,
                     Look::Failed(detail) => {
                         return Err(
@@ -141,7 +143,7 @@ enum Look {
 async fn look(
     now: &Instance,
     check: &Check,
-    settings: &AppSettings,
+    (settings, tls): (&AppSettings, Option<&AppTls>),
     clock: &Arc<dyn Clock>,
     began: Instant,
 ) -> Look {
@@ -160,15 +162,14 @@ async fn look(
         },
         Check::Probe(probe) => match now.address {
             None => Look::NotYet("it has no address yet".to_owned(), None),
-            Some(address) => ask(probe, address, settings, clock).await,
+            Some(address) => {
+                let tls = tls.map(|tls| tls.to(address));
+                match probe.ask(address, tls.as_ref(), settings.health.timeout.0, clock).await {
+                    Ok(()) => Look::Ready,
+                    Err(error) => Look::NotYet(error.to_string(), Some(error)),
+                }
+            }
         },
-    }
-}
-
-async fn ask(probe: &Probe, address: SocketAddr, settings: &AppSettings, clock: &Arc<dyn Clock>) -> Look {
-    match probe.ask(address, settings.health.timeout.0, clock).await {
-        Ok(()) => Look::Ready,
-        Err(error) => Look::NotYet(error.to_string(), Some(error)),
     }
 }
 

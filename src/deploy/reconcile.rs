@@ -74,6 +74,11 @@ impl Engine {
         for row in self.store.instances(None).await? {
             rows.entry(row.deployment).or_default().push(row);
         }
+        // One whose operation broke off before it had an instance has no row that would lead to it.
+        let on_their_way = self.store.deployments_in_service().await?;
+        for deployment in on_their_way.into_iter().filter(|one| !one.status.is_end()) {
+            rows.entry(deployment.id).or_default();
+        }
         let known = rows.values().flatten().map(|row| row.id).collect();
         self.restarts.keep(&known);
         self.revivals.forget_spares_but(&known);
@@ -127,8 +132,7 @@ impl Engine {
             let is_noted = deployment.status == DeploymentStatus::Ready
                 && deployment.desired_state != DesiredState::Running;
             let retired = if is_noted {
-                let cause = engine.because("reconcile", "what was decided before was not finished");
-                engine.retire_because(&deployment, afterwards, cause).await
+                engine.retire_noted(&deployment, afterwards).await
             } else {
                 engine.retire_instances(&deployment, afterwards).await
             };

@@ -98,10 +98,16 @@ impl Engine {
         let archive_after = deployment.settings.deploy.archive_after;
         let next = (timer.state == DesiredState::Standby && !archive_after.0.is_zero())
             .then(|| self.by_itself(deployment.id, DesiredState::Archived, archive_after));
+        let cause = self.because("timer", format!("its timer was due at {}", timer.due));
+        self.causes.put(deployment.id, cause);
         match self.store.fire_timer(timer, next.as_ref()).await? {
             Fired::Done => {}
-            Fired::NotArmed => return Ok(()),
+            Fired::NotArmed => {
+                self.causes.take(deployment.id);
+                return Ok(());
+            }
             Fired::IsLive => {
+                self.causes.take(deployment.id);
                 warn!(deployment = %deployment.id, "timer of a live deployment removed");
                 return Ok(());
             }
@@ -117,8 +123,7 @@ impl Engine {
             }
             DesiredState::Running | DesiredState::Standby => Afterwards::Keep,
         };
-        let cause = self.because("timer", format!("its timer was due at {}", timer.due));
-        self.retire_because(&deployment, afterwards, cause).await?;
+        self.retire_noted(&deployment, afterwards).await?;
         info!(deployment = %deployment.id, state = ?timer.state, "desired state reached");
         Ok(())
     }

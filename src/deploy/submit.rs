@@ -12,7 +12,7 @@ use super::{
     Orchestrator, Submitted, SwapFlags, SwapRequest, parse_host,
 };
 use crate::ids::{AppName, DeploymentId, EnvironmentName, EphemeralLabel, OperationId};
-use crate::settings::{AppSettings, Enforcement, RuntimeKind, Strategy};
+use crate::settings::{AppSettings, Enforcement, RuntimeKind, Strategy, unheard_https};
 use crate::store::{
     Accepted, App, Deployment, DeploymentStatus, DesiredState, GitFacts, IdempotencyKey, NewDeployment,
     NewOperation, Operation, OperationKind, Origin, StoreError,
@@ -248,11 +248,26 @@ impl Orchestrator {
         Ok(())
     }
 
-    /// As [`Orchestrator::put_apps`] of one, unless the same call was made before: what changed since stays.
+    /// As [`Orchestrator::put_apps`] of one that no configuration file has; with a key, unless the same call was made before:
+    /// what changed since stays.
     ///
     /// # Errors
-    /// The same, and that the key was used for another call.
-    pub async fn put_app_once(&self, app: &App, key: &IdempotencyKey) -> Result<(), Denied> {
+    /// The same, that it says of https what nobody would be told here, and that the key was used for another call.
+    pub async fn put_app(&self, app: &App, key: Option<&IdempotencyKey>) -> Result<(), Denied> {
+        // A file's apps are looked at with its listeners, which may wait for a restart.
+        let unheard = if self.engine.options.https {
+            Vec::new()
+        } else {
+            unheard_https(app.settings.https, app.settings.hsts)
+        };
+        if let Some((field, detail, remedy)) = unheard.into_iter().next() {
+            return Err(Denied::Invalid {
+                field: field.to_owned(),
+                detail: format!("{}: {field} {detail}", app.name),
+                remedy: Some(remedy.to_owned()),
+            });
+        }
+        let Some(key) = key else { return self.put_apps(std::slice::from_ref(app)).await };
         self.check_app(app)?;
         let turn = self.engine.publisher.turn().await;
         if self.engine.store.put_app_once(app, key).await? {

@@ -354,7 +354,7 @@ impl Engine {
     }
 }
 
-/// Over all that decides how a deployment behaves: digest, env vars and settings.
+/// Over all that decides how a deployment behaves: digest, settings, and what is secret of them.
 pub(super) fn state_hash(deployment: &Deployment, pinned: &Pinned) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut field = |bytes: &[u8]| {
@@ -364,7 +364,7 @@ pub(super) fn state_hash(deployment: &Deployment, pinned: &Pinned) -> String {
     };
     field(pinned.digest.as_bytes());
     field(&serde_json::to_vec(&deployment.settings).unwrap_or_default());
-    for (name, value) in &deployment.settings.env {
+    for (name, value) in deployment.settings.secrets() {
         field(name.as_bytes());
         field(value.expose().as_bytes());
     }

@@ -103,8 +103,14 @@ impl Engine {
                 Some(InstanceState::Created | InstanceState::Running { .. }) => {}
             }
             if let Check::Probe(probe) = check
-                && let Err(error) =
-                    probe.ask(target.address, deployment.settings.health.timeout.0, &self.clock).await
+                && let Err(error) = probe
+                    .ask(
+                        target.address,
+                        target.tls.as_ref(),
+                        deployment.settings.health.timeout.0,
+                        &self.clock,
+                    )
+                    .await
             {
                 let failure = Failure::new("unhealthy", error.to_string()).remedy(error.remedy());
                 return Err(Seen::Unhealthy(failure));

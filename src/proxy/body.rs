@@ -1,15 +1,16 @@
 //! The response's body. It drives the upstream connection that it comes over, and holds the guard until its end.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 
 use crate::upstream::{Connection, ResponseBody, Stream};
 
 use super::exchange::{End, Exchange};
+use super::policy::Encoder;
 use super::response;
 use super::upload::Rest;
 
@@ -18,11 +19,20 @@ pub(crate) struct Body {
     kind: Kind,
     /// `None` once the response is over.
     exchange: Option<Box<Exchange>>,
+    /// It is compressed on its way; `None` nearly always.
+    encoded: Option<Box<Encoded>>,
+}
+
+/// What is on its way out of an encoder.
+struct Encoded {
+    encoder: Box<Encoder>,
+    trailers: Option<HeaderMap>,
 }
 
 enum Kind {
     Own(Bytes),
-    Upstream { incoming: Incoming, connection: Option<Box<Connection>> },
+    /// `None` once it has come whole.
+    Connection(Option<Box<Connection>>),
     Stream(Option<Box<Stream>>),
 }
 
@@ -34,49 +44,65 @@ pub(crate) struct CutShort;
 impl Body {
     /// A body of Lockgate's own.
     pub(crate) fn own(bytes: Bytes, exchange: Box<Exchange>) -> Self {
-        Self { kind: Kind::Own(bytes), exchange: Some(exchange) }
+        Self { kind: Kind::Own(bytes), exchange: Some(exchange), encoded: None }
     }
 
     /// No body, and the exchange goes on elsewhere.
     pub(crate) fn none() -> Self {
-        Self { kind: Kind::Own(Bytes::new()), exchange: None }
+        Self { kind: Kind::Own(Bytes::new()), exchange: None, encoded: None }
     }
 
     /// The body of an upstream's response.
     pub(crate) fn upstream(body: ResponseBody, exchange: Box<Exchange>) -> Self {
-        let kind = match body {
-            ResponseBody::Http1 { incoming, connection } => {
-                Kind::Upstream { incoming, connection: Some(connection) }
-            }
-            ResponseBody::Http2(stream) => Kind::Stream(Some(stream)),
-        };
-        let mut body = Self { kind, exchange: Some(exchange) };
-        if http_body::Body::is_end_stream(&body) {
+        let mut body = Self { exchange: Some(exchange), ..Self::bare(body) };
+        if body.has_come() {
             body.complete();
         }
         body
+    }
+
+    /// The body of a response that is no client's.
+    pub(crate) fn bare(body: ResponseBody) -> Self {
+        let kind = match body {
+            ResponseBody::Http1(connection) => Kind::Connection(Some(connection)),
+            ResponseBody::Http2(stream) => Kind::Stream(Some(stream)),
+        };
+        Self { kind, exchange: None, encoded: None }
+    }
+
+    /// The same, compressed.
+    pub(crate) fn encoded_by(self, encoder: Option<Box<Encoder>>) -> Self {
+        let encoded = encoder.map(|encoder| Box::new(Encoded { encoder, trailers: None }));
+        Self { encoded, ..self }
     }
 
     /// Has the request go on while the response is held up.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
         // Whether it is over is seen by whoever asks for the next frame.
         let _over = match &mut self.kind {
-            Kind::Upstream { connection: Some(connection), .. } => connection.poll_drive(cx),
+            Kind::Connection(Some(connection)) => connection.poll_upload(cx),
             Kind::Stream(Some(stream)) => stream.poll_upload(cx),
-            Kind::Own(_) | Kind::Upstream { connection: None, .. } | Kind::Stream(None) => return,
+            Kind::Own(_) | Kind::Connection(None) | Kind::Stream(None) => return,
         };
     }
 
     /// The last byte has come: the connection is free for the next request, or for the rest of this one's body.
     fn complete(&mut self) {
-        let Some(mut exchange) = self.exchange.take() else { return };
+        let Some(mut exchange) = self.exchange.take() else {
+            if let Kind::Connection(connection) = &mut self.kind
+                && let Some(connection) = connection.take()
+            {
+                connection.release();
+            }
+            return;
+        };
         if exchange.end == End::Open {
             exchange.end = End::Complete;
         }
         let rest = match &mut self.kind {
             Kind::Own(_) => return,
-            Kind::Upstream { connection, .. } => {
-                let Some(mut connection) = connection.take() else { return };
+            Kind::Connection(connection) => {
+                let Some(connection) = connection.take() else { return };
                 if connection.is_free() || !exchange.has_body {
                     return connection.release();
                 }
@@ -101,14 +127,50 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         let this = self.get_mut();
-        let mut polled = match &mut this.kind {
+        if this.encoded.is_some() { this.poll_encoded(cx) } else { this.poll_plain(cx) }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.encoded {
+            None => self.has_come(),
+            Some(encoded) => encoded.encoder.has_ended() && encoded.trailers.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.encoded.is_some() {
+            return SizeHint::default();
+        }
+        match &self.kind {
+            Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Connection(None) | Kind::Stream(None) => SizeHint::with_exact(0),
+            Kind::Connection(Some(connection)) => {
+                connection.missing().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+            Kind::Stream(Some(stream)) => {
+                stream.missing().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+        }
+    }
+}
+
+impl Body {
+    /// Whether all of it has come.
+    fn has_come(&self) -> bool {
+        match &self.kind {
+            Kind::Own(bytes) => bytes.is_empty(),
+            Kind::Connection(connection) => connection.as_ref().is_none_or(|connection| connection.is_end()),
+            Kind::Stream(stream) => stream.as_ref().is_none_or(|stream| stream.is_end()),
+        }
+    }
+
+    /// As it came.
+    fn poll_plain(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        let mut polled = match &mut self.kind {
             Kind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Kind::Upstream { connection: None, .. } => Poll::Ready(None),
-            Kind::Upstream { incoming, connection: Some(connection), .. } => {
-                poll_upstream(incoming, connection, cx)
-            }
-            Kind::Stream(None) => Poll::Ready(None),
+            Kind::Connection(None) | Kind::Stream(None) => Poll::Ready(None),
+            Kind::Connection(Some(connection)) => connection.poll_frame(cx).map_err(|_truncated| CutShort),
             Kind::Stream(Some(stream)) => stream.poll_frame(cx).map_err(|_reset| CutShort),
         };
         match &mut polled {
@@ -117,66 +179,57 @@ impl http_body::Body for Body {
                 if let Some(trailers) = frame.trailers_mut() {
                     response::trailers_to_client(trailers);
                 }
-                if let (Some(bytes), Some(exchange)) = (frame.data_ref(), &mut this.exchange) {
+                if let (Some(bytes), Some(exchange)) = (frame.data_ref(), &mut self.exchange) {
                     exchange.response_bytes += bytes.len() as u64;
                     exchange.client.activity.progressed();
                 }
-                if http_body::Body::is_end_stream(this) {
-                    this.complete();
+                if self.has_come() {
+                    self.complete();
                 }
             }
-            Poll::Ready(None) => this.complete(),
+            Poll::Ready(None) => self.complete(),
             Poll::Ready(Some(Err(CutShort))) => {
-                if let Some(exchange) = &mut this.exchange {
+                if let Some(exchange) = &mut self.exchange {
                     exchange.end = End::Truncated;
                 }
-                this.exchange = None;
+                self.exchange = None;
             }
         }
         polled
     }
 
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Own(bytes) => bytes.is_empty(),
-            Kind::Upstream { incoming, .. } => incoming.is_end_stream(),
-            Kind::Stream(stream) => stream.as_ref().is_none_or(|stream| stream.is_end()),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Upstream { incoming, .. } => incoming.size_hint(),
-            Kind::Stream(None) => SizeHint::with_exact(0),
-            Kind::Stream(Some(stream)) => {
-                stream.missing().map_or_else(SizeHint::default, SizeHint::with_exact)
+    /// Compressed. What has come goes out before more is waited for.
+    fn poll_encoded(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        loop {
+            let has_ended = self.encoded.as_ref().is_none_or(|encoded| encoded.encoder.has_ended());
+            let polled = if has_ended { Poll::Ready(None) } else { self.poll_plain(cx) };
+            let Some(Encoded { encoder, trailers }) = self.encoded.as_deref_mut() else {
+                return Poll::Ready(None);
+            };
+            let is_pending = polled.is_pending();
+            let out = match polled {
+                Poll::Pending => encoder.flush(),
+                Poll::Ready(Some(Err(cut))) => return Poll::Ready(Some(Err(cut))),
+                Poll::Ready(None) if has_ended => {
+                    return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+                }
+                Poll::Ready(None) => encoder.finish(),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => encoder.write(&data),
+                    Err(frame) => {
+                        *trailers = frame.into_trailers().ok();
+                        encoder.finish()
+                    }
+                },
+            };
+            // It writes to memory: that fails no more often than anything else that allocates.
+            let Ok(out) = out else { return Poll::Ready(Some(Err(CutShort))) };
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(out))));
+            }
+            if is_pending {
+                return Poll::Pending;
             }
         }
-    }
-}
-
-/// The next frame. Nothing but the connection makes one ready, and it is driven right before the body is asked
-/// again: so the body needs no waker, and does not wake the task that polls it.
-fn poll_upstream(
-    incoming: &mut Incoming,
-    connection: &mut Connection,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
-    let mut quiet = Context::from_waker(Waker::noop());
-    let mut next = |incoming: &mut Incoming| {
-        let polled = http_body::Body::poll_frame(Pin::new(incoming), &mut quiet);
-        polled.map_err(|_truncated| CutShort)
-    };
-    if let ready @ Poll::Ready(_) = connection.quietly(|| next(incoming)) {
-        return ready;
-    }
-    let over = connection.poll_drive(cx);
-    match connection.quietly(|| next(incoming)) {
-        Poll::Pending if over.is_ready() => {
-            connection.give_up();
-            next(incoming)
-        }
-        polled => polled,
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct Client {
     pub(crate) is_cut: Cell<bool>,
     /// What the connection becomes once hyper is done with it.
     pub(crate) upgrade: RefCell<Option<Upgrade>>,
-    /// It stands for one stream of this one, an HTTP/2 connection, and has no socket.
+    /// It stands for one stream of this one, a connection of HTTP/2 or HTTP/3, and has no socket.
     connection: Option<Rc<Self>>,
     /// What was read is the beginning of an HTTP/2 connection.
     speaks_http2: Cell<bool>,
@@ -79,11 +79,16 @@ struct Current {
 
 impl Client {
     pub(crate) fn new(worker: &Rc<Worker>, peer: Peer, mut socket: Socket, tls: Option<Tls>) -> Self {
-        let activity = Rc::new(Activity::new(Rc::clone(&worker.now)));
-        socket.count(&activity);
+        let client = Self::without_socket(worker, peer, tls);
+        socket.count(&client.activity);
+        Self { socket: RefCell::new(Some(socket)), ..client }
+    }
+
+    /// One whose connection is somebody else's to read and to write.
+    pub(crate) fn without_socket(worker: &Rc<Worker>, peer: Peer, tls: Option<Tls>) -> Self {
         Self {
             worker: Rc::clone(worker),
-            activity,
+            activity: Rc::new(Activity::new(Rc::clone(&worker.now))),
             peer,
             tls,
             memo: RefCell::default(),
@@ -93,7 +98,7 @@ impl Client {
             upgrade: RefCell::default(),
             connection: None,
             speaks_http2: Cell::new(false),
-            socket: RefCell::new(Some(socket)),
+            socket: RefCell::default(),
             raw_heads: RefCell::default(),
             is_answering: Cell::new(false),
             withheld: Cell::new(None),
@@ -106,29 +111,13 @@ impl Client {
     /// One stream of `connection`, which is counted, timed and cut as a client of its own. What is known of the peer and
     /// of the route that was used last is the connection's.
     pub(crate) fn of_stream(connection: &Rc<Self>) -> Self {
-        let memo = connection.memo.borrow().clone();
         let before = connection.requests.get();
         connection.requests.set(before.wrapping_add(1));
-        let worker = &connection.worker;
         Self {
-            worker: Rc::clone(worker),
-            activity: Rc::new(Activity::new(Rc::clone(&worker.now))),
-            peer: connection.peer.clone(),
-            tls: connection.tls.clone(),
-            memo: RefCell::new(memo),
-            polls: Cell::new(0),
+            memo: RefCell::new(connection.memo.borrow().clone()),
             requests: Cell::new(before),
-            is_cut: Cell::new(false),
-            upgrade: RefCell::default(),
             connection: Some(Rc::clone(connection)),
-            speaks_http2: Cell::new(false),
-            socket: RefCell::default(),
-            raw_heads: RefCell::default(),
-            is_answering: Cell::new(false),
-            withheld: Cell::new(None),
-            has_more: Cell::new(false),
-            rest: Cell::new(Rest::No),
-            current: RefCell::new(Current { began: worker.started, method: Method::GET }),
+            ..Self::without_socket(&connection.worker, connection.peer.clone(), connection.tls.clone())
         }
     }
 
@@ -139,7 +128,7 @@ impl Client {
         }
     }
 
-    /// Whether it stands for one stream of an HTTP/2 connection.
+    /// Whether it stands for one stream of a connection of HTTP/2 or HTTP/3.
     pub(crate) fn is_stream(&self) -> bool {
         self.connection.is_some()
     }

@@ -1,6 +1,6 @@
 //! What can go wrong with a request, and how the client is told: status and stable code, in one match.
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use crate::routing::{Miss, Refusal};
 use crate::upstream::{Abort, BodyFault, UpstreamError};
@@ -34,10 +34,24 @@ pub(crate) enum ForwardError {
     PreviewPassword,
     #[error("the preview wants a signed link")]
     PreviewLink,
+    #[error("its policy lets no client of that address by")]
+    AddressRefused,
+    #[error("its policy wants a name and a password")]
+    Unauthorized(HeaderValue),
+    #[error("its policy wants a signed link")]
+    SignedLink,
+    #[error("there were too many requests; one may come in {0} s")]
+    RateLimited(u16),
+    #[error("the service did not answer that says who may come")]
+    AuthUnavailable,
+    #[error("its policy cannot be read")]
+    PolicyUnreadable,
     #[error("nothing serves this route yet")]
     NoBackend,
     #[error("what serves this route ended again and again; it is started in {0} s")]
     CoolDown(u16),
+    #[error("as many requests wait for the application as may, or this one did for as long as it may")]
+    QueueFull(u16),
     #[error("there are too many connections from this address")]
     TooManyConnections,
     #[error("the version that serves this route is being replaced")]
@@ -115,10 +129,36 @@ impl ForwardError {
             Self::PreviewLink => {
                 plain(S::FORBIDDEN, "preview_link_required", "This preview is opened by a signed link.")
             }
+            Self::AddressRefused => plain(S::FORBIDDEN, "address_refused", "Your address may not come here."),
+            Self::Unauthorized(_) => {
+                plain(S::UNAUTHORIZED, "unauthorized", "A name and a password are wanted here.")
+            }
+            Self::SignedLink => plain(
+                S::FORBIDDEN,
+                "signed_link_required",
+                "This page is opened by a signed link, for as long as the link is good.",
+            ),
+            Self::RateLimited(seconds) => Verdict {
+                status: S::TOO_MANY_REQUESTS,
+                ..later(*seconds, "rate_limited", "There were too many requests. Come back in a while.")
+            },
+            Self::AuthUnavailable => {
+                later(5, "auth_unavailable", "Nobody can say at the moment whether you may come here.")
+            }
+            Self::PolicyUnreadable => plain(
+                S::SERVICE_UNAVAILABLE,
+                "policy_unreadable",
+                "This application is not served at the moment.",
+            ),
             Self::CoolDown(seconds) => later(
                 *seconds,
                 "cooldown",
                 "This application ended again and again. It is started again in a while.",
+            ),
+            Self::QueueFull(seconds) => later(
+                *seconds,
+                "queue_full",
+                "This application serves as many requests as it can. Try again in a while.",
             ),
             Self::TooManyConnections => Verdict {
                 closes: true,

@@ -2,19 +2,24 @@
 //! guard that keeps its target in service.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body::Body as _;
 
+use crate::routing::https::OwnHttps;
+use crate::routing::queue::Place;
 use crate::telemetry::{BackendCells, FailedBy};
 use crate::upstream::{Abort, Answer, LocalBackend, LocalTarget, Phase, RequestGuard, Source};
 
 use super::access_log::Logged;
 use super::client::Client;
 use super::headers::{X_REQUEST_ID, X_ROBOTS_TAG};
+use super::policy::Policed;
 use super::request_id::is_request_id;
 use super::skew::{is_page_shown, keep_private};
+use super::spans::Traced;
 use super::trace;
 
 /// One request. Dropping it is its end: it is counted, logged, and its guard is let go.
@@ -28,6 +33,8 @@ pub(crate) struct Exchange {
     pub(crate) backend: Option<Rc<LocalBackend>>,
     pub(crate) target: Option<Rc<LocalTarget>>,
     pub(crate) guard: Option<RequestGuard>,
+    /// What it holds of its target where that serves only so many at once.
+    pub(crate) place: Option<Place>,
     pub(crate) status: StatusCode,
     pub(crate) response_bytes: u64,
     /// When the head of the response came.
@@ -43,10 +50,17 @@ pub(crate) struct Exchange {
     pub(super) link: Option<Link>,
     /// What the route puts on the response.
     pub(crate) mark: Mark,
-    /// A preview answers it.
-    pub(crate) is_preview: bool,
+    /// The cookie that keeps its visitor with its target, if there is one to be set.
+    pub(crate) pin: Option<Box<HeaderValue>>,
+    /// What the policies of its route know of it; `None` where there are none.
+    pub(crate) policed: Option<Box<Policed>>,
+    pub(crate) preview: Preview,
+    /// What its route says of https for itself, if anything; `None` while there is no route, of which nobody can tell what it would say.
+    pub(crate) https: Option<Option<Arc<OwnHttps>>>,
     /// What only the access log wants to know; `None` if there is none.
     pub(crate) logged: Option<Box<Logged>>,
+    /// Its place in its trace, if spans are exported.
+    pub(crate) traced: Option<Box<Traced>>,
     pub(crate) end: End,
 }
 
@@ -70,6 +84,15 @@ pub(crate) enum Mark {
     },
     /// The page that it is for came from another version than the live one.
     Pinned,
+}
+
+/// Whether a preview answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Preview {
+    No,
+    /// It was not let in yet.
+    AtDoor,
+    Yes,
 }
 
 /// How a response is looked after.
@@ -130,6 +153,7 @@ impl Exchange {
         worker.retries.earn();
         let logged = worker.access_log.is_some().then(|| Logged::of(request, client));
         let mut exchange = Self::new(client, started, id, request.method().clone(), logged);
+        exchange.traced = Traced::begin(client, request);
         exchange.version = request.version();
         exchange.has_body = !request.body().is_end_stream();
         exchange
@@ -161,6 +185,7 @@ impl Exchange {
             backend: None,
             target: None,
             guard: None,
+            place: None,
             // What stands in the log of a client that left before the response.
             status: StatusCode::from_u16(499).unwrap_or_default(),
             response_bytes: 0,
@@ -171,8 +196,12 @@ impl Exchange {
             attempted: started,
             link: None,
             mark: Mark::None,
-            is_preview: false,
+            pin: None,
+            policed: None,
+            preview: Preview::No,
+            https: None,
             logged,
+            traced: None,
             end: End::Open,
         }
     }
@@ -199,12 +228,15 @@ impl Exchange {
         if let Some(head) = self.upstream_took() {
             cells.upstream_head.observe(head);
         }
+        if self.is_stopped() {
+            cells.stopped_by_policies.add(1);
+        } else {
+            self.judge(cells, self.responded.filter(|_| !self.is_stream));
+        }
         if self.is_stream {
-            self.judge(cells, None);
             cells.streams.add(1);
         } else {
             let first_byte = self.responded.map(|at| at.saturating_duration_since(self.started));
-            self.judge(cells, self.responded);
             cells.took(first_byte, now.saturating_duration_since(self.started));
         }
         match self.reason() {
@@ -215,6 +247,9 @@ impl Exchange {
         }
         if let Some(log) = &worker.access_log {
             log.write(self, now);
+        }
+        if let Some(tracer) = &worker.tracer {
+            tracer.write(self, now);
         }
     }
 
@@ -243,6 +278,12 @@ impl Exchange {
             Link::New { connected_in } => since.saturating_sub(connected_in),
             Link::Reused => since,
         })
+    }
+
+    /// The door of a preview or the policies of its route answered it, or it ended while they were asked: its version had
+    /// nothing to do with it.
+    fn is_stopped(&self) -> bool {
+        self.preview == Preview::AtDoor || self.policed.as_ref().is_some_and(|policed| !policed.let_by())
     }
 
     /// Counts it for or against the version that served it.
@@ -339,10 +380,10 @@ impl Exchange {
         self.client.activity.serve_by(target);
     }
 
-    /// What goes upstream has these `headers`.
-    pub(crate) fn trace(&mut self, headers: &HeaderMap) {
+    /// It goes upstream with this `traceparent`.
+    pub(crate) fn trace(&mut self, traceparent: Option<&HeaderValue>) {
         if let Some(logged) = &mut self.logged {
-            logged.trace_id = trace::trace_id(headers).map(str::to_owned);
+            logged.trace_id = traceparent.and_then(trace::trace_id).map(str::to_owned);
         }
     }
 
@@ -352,6 +393,9 @@ impl Exchange {
             Some(answer.connected_in().map_or(Link::Reused, |connected_in| Link::New { connected_in }));
         if let Some(logged) = &mut self.logged {
             logged.reached(answer.resent);
+        }
+        if let Some(traced) = &mut self.traced {
+            traced.attempt_answered(answer.response.status(), answer.resent);
         }
     }
 
@@ -374,11 +418,22 @@ impl Exchange {
     pub(crate) fn mark(&self, status: StatusCode, headers: &mut HeaderMap) {
         self.mark_preview(headers);
         self.mark.put_on(status, headers);
+        if let Some(pin) = &self.pin {
+            headers.append(header::SET_COOKIE, HeaderValue::clone(pin));
+        }
+        self.mark_policed(headers);
+    }
+
+    /// And what its policies have for it.
+    pub(crate) fn mark_policed(&self, headers: &mut HeaderMap) {
+        if let Some(policed) = &self.policed {
+            policed.mark(headers);
+        }
     }
 
     /// Search engines have no business in a preview.
     pub(crate) fn mark_preview(&self, headers: &mut HeaderMap) {
-        if self.is_preview {
+        if self.preview != Preview::No {
             headers.insert(X_ROBOTS_TAG, HeaderValue::from_static("noindex"));
         }
     }

@@ -35,7 +35,7 @@ enum Code {
 
 /// Whether the request is a call.
 pub(crate) fn is_call(request: &Request<impl Sized>) -> bool {
-    request.version() == Version::HTTP_2
+    request.version() >= Version::HTTP_2
         && request.headers().get(CONTENT_TYPE).is_some_and(|content_type| {
             // Not gRPC-Web, which is for browsers, and has its trailers in the body.
             let rest = content_type.as_bytes().strip_prefix(GRPC);

@@ -8,6 +8,7 @@ use http::{Method, Version};
 use ipnet::IpNet;
 
 use crate::proxy_header::Ends;
+use crate::upstream::{Added, Lines};
 
 use super::client::Client;
 use super::error::ForwardError;
@@ -44,6 +45,8 @@ pub(crate) struct Peer {
     /// That it came to.
     port: u16,
     port_text: HeaderValue,
+    /// What an application is told of it, unless its requests say something else.
+    lines: Rc<Lines>,
     /// Its connection's, if a proxy said so by a PROXY header.
     pub(crate) ends: Option<Rc<Ends>>,
 }
@@ -55,6 +58,7 @@ pub(crate) struct Via {
     from_11: HeaderValue,
     from_10: HeaderValue,
     from_20: HeaderValue,
+    from_30: HeaderValue,
 }
 
 impl Peer {
@@ -62,13 +66,22 @@ impl Peer {
         // An IPv4 peer of an IPv6 listener is still an IPv4 peer.
         let address = peer.ip().to_canonical();
         let text = HeaderValue::from_str(&address.to_string());
+        let text = text.unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        let port_text = HeaderValue::from(port);
+        let lines = Rc::new(Lines::new(vec![
+            (X_FORWARDED_FOR, text.clone()),
+            (X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str())),
+            (X_FORWARDED_PORT, port_text.clone()),
+            (X_REAL_IP, text.clone()),
+        ]));
         Self {
             address,
             is_trusted: trusted.iter().any(|net| net.contains(&address)),
             scheme,
-            text: text.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            text,
             port,
-            port_text: HeaderValue::from(port),
+            port_text,
+            lines,
             ends: None,
         }
     }
@@ -81,6 +94,11 @@ impl Peer {
     /// Whether it is what is known of another connection of `peer` to `port`.
     pub(crate) fn is_of(&self, peer: SocketAddr, (scheme, port): (Scheme, u16)) -> bool {
         (self.scheme, self.port) == (scheme, port) && self.address == peer.ip().to_canonical()
+    }
+
+    #[cfg(feature = "http3")]
+    pub(crate) fn came_to(&self, port: u16) -> bool {
+        self.port == port
     }
 
     pub(crate) fn is_trusted(&self) -> bool {
@@ -117,16 +135,22 @@ impl Via {
             from_11: value("1.1")?,
             from_10: value("1.0")?,
             from_20: value("2.0")?,
+            from_30: value("3.0")?,
         })
     }
 
     pub(crate) fn append(&self, headers: &mut HeaderMap, version: Version) {
+        headers.append(header::VIA, self.value(version));
+    }
+
+    fn value(&self, version: Version) -> HeaderValue {
         let value = match version {
             Version::HTTP_10 => &self.from_10,
             Version::HTTP_2 => &self.from_20,
+            Version::HTTP_3 => &self.from_30,
             _ => &self.from_11,
         };
-        headers.append(header::VIA, value.clone());
+        value.clone()
     }
 
     fn check_loop(&self, headers: &HeaderMap) -> Result<(), ForwardError> {
@@ -140,15 +164,14 @@ impl Via {
     }
 }
 
-/// Makes the head of a request what goes upstream; all but what depends on the route.
+/// Makes the head of a request what goes upstream, but for what it tells ([`tell`], [`tell_apart`]) and what depends on the
+/// route.
 pub(crate) fn to_upstream(
     headers: &mut HeaderMap,
-    (method, version): (&Method, Version),
+    method: &Method,
     checked: &Checked,
     exact_body: Option<u64>,
-    client: &Client,
 ) -> Result<(), ForwardError> {
-    headers.reserve(ADDED);
     let seen = checked.seen;
     let takes_trailers = seen.has(Seen::TE)
         && tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
@@ -173,14 +196,50 @@ pub(crate) fn to_upstream(
     {
         headers.insert(header::MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
     }
+    Ok(())
+}
+
+/// Tells by `headers` what this hop adds: the client, and this proxy in `Via`.
+pub(crate) fn tell(
+    headers: &mut HeaderMap,
+    version: Version,
+    checked: &Checked,
+    client: &Client,
+) -> Result<(), ForwardError> {
+    headers.reserve(ADDED);
     if let Some(via) = &client.worker.via {
-        if seen.has(Seen::VIA) {
+        if checked.seen.has(Seen::VIA) {
             via.check_loop(headers)?;
         }
         via.append(headers, version);
     }
-    tell_client(headers, checked, &client.peer, &client.worker.settings.trusted_proxies);
+    let settings = &client.worker.settings;
+    tell_client(headers, checked, &client.peer, &settings.trusted_proxies);
+    if settings.forwarded {
+        tell_hop(headers, checked, &client.peer);
+    }
     Ok(())
+}
+
+/// The same beside `headers` that have none of these fields ([`Seen::TOLD`]).
+pub(crate) fn tell_apart(
+    headers: &mut HeaderMap,
+    version: Version,
+    checked: &Checked,
+    client: &Client,
+) -> Added {
+    if client.worker.settings.forwarded {
+        tell_hop(headers, checked, &client.peer);
+    }
+    let is_told = !crate::fault::sabotaged("no_forwarded");
+    let mut added = if is_told { Added::new(&client.peer.lines) } else { Added::default() };
+    if let Some(via) = &client.worker.via {
+        added.push(header::VIA, via.value(version));
+    }
+    if is_told {
+        added.push(X_FORWARDED_HOST, checked.authority.clone());
+    }
+    added
 }
 
 /// Takes off what `Connection` lists. A field that must reach the other end cannot be listed away.
@@ -232,7 +291,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, checked: &Checked) {
     }
 }
 
-/// Says explicitly how the body is framed: hyper's client would leave out the body of a GET of unknown length.
+/// Says how the body is framed, in one way: its length, or that it comes in chunks.
 fn frame(headers: &mut HeaderMap, seen: Seen, exact_body: Option<u64>) {
     match exact_body {
         None => {
@@ -292,6 +351,22 @@ fn tell_client(headers: &mut HeaderMap, checked: &Checked, peer: &Peer, trusted:
     headers.insert(X_FORWARDED_HOST, checked.authority.clone());
     headers.insert(X_FORWARDED_PORT, peer.port_text.clone());
     headers.insert(X_REAL_IP, peer.text.clone());
+}
+
+/// The same by `Forwarded`: what is left of it there, a trusted proxy said.
+fn tell_hop(headers: &mut HeaderMap, checked: &Checked, peer: &Peer) {
+    let node = match peer.address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    };
+    let authority = String::from_utf8_lossy(checked.authority.as_bytes());
+    let own = format!("for={node};host=\"{authority}\";proto={}", peer.scheme.as_str());
+    let before: Vec<&[u8]> = headers.get_all(FORWARDED).iter().map(HeaderValue::as_bytes).collect();
+    let all = before.into_iter().chain([own.as_bytes()]).collect::<Vec<_>>().join(&b", "[..]);
+    match HeaderValue::from_bytes(&all) {
+        Ok(value) => drop(headers.insert(FORWARDED, value)),
+        Err(_not_a_value) => drop(headers.remove(FORWARDED)),
+    }
 }
 
 /// Of several fields of that name the last stays, which the nearest proxy wrote; `otherwise` stands for none.

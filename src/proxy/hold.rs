@@ -17,9 +17,6 @@ use super::exchange::Exchange;
 /// Tells a navigation from what a page's scripts ask for.
 const SEC_FETCH_MODE: &str = "sec-fetch-mode";
 
-/// One request among those that are counted as waiting.
-struct Counted<'a>(&'a HoldCells);
-
 /// Waits until `hold` releases the request, and says when that was: its route is to be resolved again.
 ///
 /// # Errors
@@ -46,7 +43,7 @@ pub(crate) async fn wait(
     };
     let page = hold.rules().page.filter(|_| is_navigation(request));
     let (limit, told) = longest(hold.rules(), page);
-    let counted = Counted::begin(cells);
+    let counted = cells.wait();
     let ended = tokio::select! {
         biased;
         end = place.ended() => Some(end),
@@ -97,17 +94,4 @@ fn is_navigation(request: &Request<RequestBody>) -> bool {
     request.method() == Method::GET
         && Form::of(headers.get(http::header::ACCEPT)) == Form::Html
         && headers.get(SEC_FETCH_MODE).is_none_or(|mode| mode == "navigate")
-}
-
-impl<'a> Counted<'a> {
-    fn begin(cells: &'a HoldCells) -> Self {
-        cells.began.add(1);
-        Self(cells)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.ended.add(1);
-    }
 }

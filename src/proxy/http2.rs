@@ -12,7 +12,6 @@ pub(crate) mod head;
 mod io;
 mod stream;
 
-use std::cell::Cell;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -24,13 +23,13 @@ use h2::Reason;
 use h2::ext::Protocol;
 use h2::server::{Builder, SendResponse};
 use http::Request;
-use tokio::task::JoinSet;
 use tokio::time::Sleep;
 
-use crate::upstream::{Abort, Phase, Source, StreamBody, Tick};
+use crate::upstream::{Abort, Phase, Source, StreamBody};
 
 use super::client::Client;
-use super::worker;
+use super::resets::Resets;
+use super::streams::Streams;
 use flood::Allowance;
 use io::ConnectionIo;
 
@@ -38,14 +37,14 @@ use io::ConnectionIo;
 pub(crate) const PREFACE_BEGIN: &[u8] = b"PRI * HTTP/2";
 
 /// What a client may send on one stream before the upstream took it, and on all of them.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 8 * STREAM_WINDOW;
+pub(crate) const STREAM_WINDOW: u32 = 128 * 1024;
+pub(crate) const CONNECTION_WINDOW: u32 = 8 * STREAM_WINDOW;
 
 /// Bytes of one response that wait in the connection for the socket.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// A list of header fields that is larger is answered by h2, and one that is much larger ends the connection.
-const HEADER_LIST: u32 = 64 * 1024;
+pub(crate) const HEADER_LIST: u32 = 64 * 1024;
 
 /// Streams that h2 itself reset for errors of the client, before it ends the connection.
 const ERRORS_MAX: usize = 500;
@@ -57,17 +56,14 @@ const LINGER: Duration = Duration::from_secs(5);
 struct Shared {
     client: Rc<Client>,
     allowance: Rc<Allowance>,
-    /// Streams that the client reset before their response began: since when, since then, and ever.
-    resets_since: Cell<Tick>,
-    resets: Cell<u32>,
-    resets_ever: Cell<u32>,
+    resets: Resets,
 }
 
 /// The connection.
 struct Connection {
     shared: Rc<Shared>,
     h2: h2::server::Connection<ConnectionIo, Bytes>,
-    streams: JoinSet<()>,
+    streams: Streams,
     /// It was told to end.
     is_closing: bool,
     is_calmed: bool,
@@ -85,9 +81,7 @@ pub(crate) async fn serve(client: &Rc<Client>, read: Bytes) {
     let shared = Rc::new(Shared {
         client: Rc::clone(client),
         allowance: Rc::new(Allowance::new(Rc::clone(&client.worker.now))),
-        resets_since: Cell::new(client.worker.now.get()),
-        resets: Cell::new(0),
-        resets_ever: Cell::new(0),
+        resets: Resets::new(&client.worker),
     });
     let io = ConnectionIo::new(Rc::clone(client), read, Rc::clone(&shared.allowance));
     let mut shaking = Box::pin(settings(client).handshake(io));
@@ -101,11 +95,16 @@ pub(crate) async fn serve(client: &Rc<Client>, read: Bytes) {
     let Some(h2) = shaken.await else { return };
     drop(shaking);
     activity.enter(Phase::Idle);
-    let mut connection =
-        Connection { shared, h2, streams: JoinSet::new(), is_closing: false, is_calmed: false, linger: None };
+    let mut connection = Connection {
+        shared,
+        h2,
+        streams: Streams::default(),
+        is_closing: false,
+        is_calmed: false,
+        linger: None,
+    };
     std::future::poll_fn(|cx| connection.poll(cx)).await;
-    // Whoever is left sees its client gone.
-    connection.streams.shutdown().await;
+    connection.streams.end().await;
 }
 
 fn settings(client: &Client) -> Builder {
@@ -128,7 +127,7 @@ impl Connection {
         let client = Rc::clone(&self.shared.client);
         client.activity.keep_waker(cx.waker());
         loop {
-            self.reap(cx);
+            self.streams.reap(cx);
             match client.activity.abort() {
                 None => {}
                 Some(Abort::Idle) => self.go_away(),
@@ -154,28 +153,12 @@ impl Connection {
                 Poll::Pending => break,
             }
         }
-        self.enter_phase();
+        self.streams.enter_phase(&client.activity);
         if !self.is_closing || !self.streams.is_empty() {
             self.linger = None;
             return Poll::Pending;
         }
         self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER))).as_mut().poll(cx)
-    }
-
-    /// Forgets the streams that are over.
-    fn reap(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(ended)) = self.streams.poll_join_next(cx) {
-            worker::report(ended);
-        }
-    }
-
-    /// Idle is a connection without streams, whatever else its client sends.
-    fn enter_phase(&self) {
-        let activity = &self.shared.client.activity;
-        let phase = if self.streams.is_empty() { Phase::Idle } else { Phase::Multiplexed };
-        if activity.phase() != phase {
-            activity.enter(phase);
-        }
     }
 
     /// No more streams than those that the client has begun by now, or begins before it learns of it.
@@ -198,31 +181,20 @@ impl Connection {
         };
         let mut request = Request::from_parts(head, body);
         head::tell_empty(&mut request);
-        // Boxed because the task's cell is moved several times, with all that is in it.
-        let serving = Box::pin(stream::serve(client, Rc::clone(&self.shared), request, tunnel, respond));
-        self.streams.spawn_local(serving);
+        self.streams.begin(stream::serve(client, Rc::clone(&self.shared), request, tunnel, respond));
     }
 }
 
 impl Shared {
     /// The client reset a stream before its response began.
     fn was_reset(&self) {
-        let (now, limits) = (self.client.worker.now.get(), &self.client.worker.settings.limits);
-        if now - self.resets_since.get() >= limits.ticks(Duration::from_secs(60)) {
-            self.resets_since.set(now);
-            self.resets.set(0);
-        }
-        self.resets.set(self.resets.get() + 1);
-        self.resets_ever.set(self.resets_ever.get() + 1);
+        self.resets.add();
         if self.is_abused() {
             self.client.activity.wake();
         }
     }
 
     fn is_abused(&self) -> bool {
-        let limits = &self.client.worker.settings.limits;
-        self.resets.get() >= limits.http2_resets_per_minute
-            || self.resets_ever.get() >= limits.http2_resets
-            || self.allowance.is_spent()
+        self.resets.are_too_many() || self.allowance.is_spent()
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct Memo {
     pub(crate) generation: u64,
     pub(crate) authority: HeaderValue,
     pub(crate) found: HostMatch,
-    /// Its requests are to come by https.
+    /// Where its requests come by https, of a client without TLS.
     pub(crate) https: Option<ToHttps>,
     /// The backend that was used last.
     last: RefCell<Option<Rc<LocalBackend>>>,

@@ -1,7 +1,7 @@
 //! The data plane as a whole: listeners bound, one thread per worker, and how it ends.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -18,8 +18,10 @@ use crate::telemetry::Telemetry;
 
 use super::access_log;
 use super::addresses::Addresses;
+#[cfg(feature = "http3")]
+use super::http3;
 use super::settings::{ProxySettings, Scheme};
-use super::worker::{self, Listener, Shared, Stage, Worker};
+use super::worker::{self, Listener, Listeners, Shared, Stage, Worker};
 
 const BACKLOG: i32 = 4096;
 
@@ -43,6 +45,14 @@ pub struct DataPlane {
     log_writer: Option<JoinHandle<()>>,
 }
 
+/// All that one worker listens on.
+#[derive(Default)]
+struct Sockets {
+    tcp: Vec<(Scheme, TcpListener)>,
+    /// Empty without HTTP/3.
+    quic: Vec<UdpSocket>,
+}
+
 #[derive(Debug)]
 struct Thread {
     ended: oneshot::Receiver<()>,
@@ -59,6 +69,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    #[cfg(feature = "http3")]
+    #[error("cannot set up HTTP/3")]
+    Http3(#[from] http3::SetupError),
     #[error("cannot write the access log to {path}: check the path and its permissions")]
     AccessLog {
         path: PathBuf,
@@ -83,15 +96,19 @@ pub fn start(
     clock: &Arc<dyn Clock>,
 ) -> Result<DataPlane, StartError> {
     let count = routing.workers().max(1);
-    let mut listeners: Vec<Vec<(Scheme, TcpListener)>> = (0..count).map(|_| Vec::new()).collect();
+    let mut listeners: Vec<Sockets> = (0..count).map(|_| Sockets::default()).collect();
     let mut addresses = Vec::new();
     let keepalive = keepalive(settings.limits.tcp_keepalive);
     let secure = settings.tls.iter().flat_map(|tls| &tls.listen).map(|address| (Scheme::Https, address));
     let plain = settings.listen.iter().map(|address| (Scheme::Http, address));
     for (scheme, wanted) in plain.chain(secure) {
         // Sockets that share a port would also share it with another Lockgate: ask for it alone first.
+        let with_quic = has_quic(&settings, scheme);
         if wanted.port() != 0 {
             drop(bind(*wanted, Sharing::Alone, None).map_err(|source| listen_error(*wanted, source))?);
+            if with_quic {
+                drop(bind_quic(*wanted, Sharing::Alone).map_err(|source| listen_error(*wanted, source))?);
+            }
         }
         // The first worker's socket settles the port, if any will do.
         let mut address = *wanted;
@@ -99,10 +116,21 @@ pub fn start(
             let socket = bind(address, Sharing::Workers, keepalive.as_ref())
                 .map_err(|source| listen_error(address, source))?;
             address = socket.local_addr().map_err(|source| listen_error(address, source))?;
-            sockets.push((scheme, socket));
+            sockets.tcp.push((scheme, socket));
+            if with_quic {
+                let socket = bind_quic(address, Sharing::Workers);
+                sockets.quic.push(socket.map_err(|source| listen_error(address, source))?);
+            }
         }
         addresses.push(address);
     }
+    #[cfg(feature = "http3")]
+    let quic = match settings.tls.as_ref().filter(|tls| tls.http3) {
+        Some(tls) => Some(http3::Setup::new(&tls.certs, &settings.limits)?),
+        None => None,
+    };
+    #[cfg(feature = "http3")]
+    let alternatives = http3::alternatives(settings.tls.as_ref(), &addresses[settings.listen.len()..]);
     let telemetry = Arc::new(Telemetry::new(count));
     let (access_log, log_writer) = access_log::open(&settings.access_log, settings.access_log_format)?;
     let per_client = settings.limits.connections_per_client;
@@ -121,6 +149,10 @@ pub fn start(
             telemetry: Arc::clone(&telemetry),
             access_log: access_log.clone(),
             addresses: per_address.clone(),
+            #[cfg(feature = "http3")]
+            quic: quic.clone(),
+            #[cfg(feature = "http3")]
+            alternatives: alternatives.clone(),
         };
         let thread = spawn(number, sockets, connections_max.max(1), shared, stage.subscribe());
         workers.push(thread.map_err(|source| StartError::Worker { number, source })?);
@@ -177,7 +209,7 @@ impl DataPlane {
 
 fn spawn(
     number: usize,
-    sockets: Vec<(Scheme, TcpListener)>,
+    sockets: Sockets,
     connections_max: usize,
     shared: Shared,
     stage: watch::Receiver<Stage>,
@@ -192,11 +224,7 @@ fn spawn(
             Err(error) => return tell(&started, Err(error)),
         };
         runtime.block_on(async {
-            let listener = |(scheme, socket): (Scheme, TcpListener)| {
-                let port = socket.local_addr()?.port();
-                Ok(Listener { socket: tokio::net::TcpListener::from_std(socket)?, scheme, port })
-            };
-            match sockets.into_iter().map(listener).collect() {
+            match open(sockets, &shared) {
                 Ok(listeners) => {
                     tell(&started, Ok(()));
                     let worker = Rc::new(Worker::new(number, shared));
@@ -210,9 +238,34 @@ fn spawn(
     Ok(Thread { ended, handle })
 }
 
+/// To be called in the worker's runtime.
+#[cfg_attr(not(feature = "http3"), expect(unused_variables, reason = "what is shared is of HTTP/3 alone"))]
+fn open(sockets: Sockets, shared: &Shared) -> io::Result<Listeners> {
+    let listener = |(scheme, socket): (Scheme, TcpListener)| {
+        let port = socket.local_addr()?.port();
+        Ok(Listener { socket: tokio::net::TcpListener::from_std(socket)?, scheme, port })
+    };
+    let tcp = sockets.tcp.into_iter().map(listener).collect::<io::Result<_>>()?;
+    #[cfg(feature = "http3")]
+    let quic = match &shared.quic {
+        Some(setup) => sockets.quic.into_iter().map(|socket| http3::Listener::open(socket, setup)).collect(),
+        None => Ok(Vec::new()),
+    };
+    Ok(Listeners {
+        tcp,
+        #[cfg(feature = "http3")]
+        quic: quic?,
+    })
+}
+
 /// Whoever started the worker waits for this.
 fn tell(started: &mpsc::SyncSender<io::Result<()>>, result: io::Result<()>) {
     let _waiting = started.send(result);
+}
+
+/// Whether that listener takes QUIC as well.
+fn has_quic(settings: &ProxySettings, scheme: Scheme) -> bool {
+    cfg!(feature = "http3") && scheme == Scheme::Https && settings.tls.as_ref().is_some_and(|tls| tls.http3)
 }
 
 /// Who may listen on the same port.
@@ -237,6 +290,15 @@ fn bind(address: SocketAddr, sharing: Sharing, keepalive: Option<&TcpKeepalive>)
     if sharing == Sharing::Workers {
         socket.listen(BACKLOG)?;
     }
+    Ok(socket.into())
+}
+
+/// The kernel gives a worker's socket what comes from one address and port, and so all of a connection.
+fn bind_quic(address: SocketAddr, sharing: Sharing) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(sharing == Sharing::Workers)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::from(address))?;
     Ok(socket.into())
 }
 

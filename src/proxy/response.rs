@@ -7,7 +7,7 @@ use super::error::ForwardError;
 use super::exchange::Shape;
 use super::grpc;
 use super::headers::{KEEP_ALIVE, PROXY_CONNECTION, Via, X_REQUEST_ID, remove_all};
-use super::validate::{Checked, is_shortest_number, lists_nothing, tokens};
+use super::validate::{Checked, is_of_one_hop, is_shortest_number, lists_nothing, tokens};
 
 const OURS: &str = "lockgate-";
 
@@ -29,13 +29,6 @@ pub(crate) struct Seen {
     pub(crate) keep_alive: Option<u32>,
 }
 
-impl Seen {
-    /// Whether the upstream told the end of the body in two ways: what is left on the connection is in doubt.
-    pub(crate) fn is_ambiguous(&self) -> bool {
-        self.codings > 0 && self.length.is_some()
-    }
-}
-
 /// Checks a response's head.
 ///
 /// # Errors
@@ -47,13 +40,13 @@ pub(crate) fn check(response: &Response<impl Sized>, checked: &Checked) -> Resul
             header::CONNECTION => seen.has_connection = true,
             header::TRANSFER_ENCODING => {
                 seen.codings += 1;
-                // hyper would take any list that ends in chunked for chunked alone.
+                // Also where there is no body that it could frame.
                 if seen.codings > 1 || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
                     return Err(ForwardError::ResponseInvalid);
                 }
             }
             header::CONTENT_LENGTH => {
-                // hyper would take a list of equal ones, and anything at all where no body follows.
+                // Of HTTP/1.1 only those are left that no body follows, and of HTTP/2 all of them.
                 let length = length_of(value).ok_or(ForwardError::ResponseInvalid)?;
                 if seen.length.is_some_and(|before| before != length) {
                     return Err(ForwardError::ResponseInvalid);
@@ -126,9 +119,9 @@ pub(crate) fn to_client(
     }
 }
 
-/// Takes off what a client would take for ours, as [`to_client`] does from the head.
+/// Takes off what a client would take for ours, as [`to_client`] does from the head, and what trailers must not have.
 pub(crate) fn trailers_to_client(trailers: &mut HeaderMap) {
-    remove_all(trailers, |name| name.starts_with(OURS));
+    remove_all(trailers, |name| name.starts_with(OURS) || is_of_one_hop(name));
 }
 
 /// One length in its shortest form, or none where there must not be one.

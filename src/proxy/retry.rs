@@ -13,6 +13,8 @@ use crate::upstream::{LocalBackend, LocalTarget, RequestBody, UpstreamError};
 
 use super::client::Client;
 use super::error::{ForwardError, code_of};
+use super::link::Kind;
+use super::queue::Queued;
 use super::skew::Wish;
 use super::{headers, validate};
 
@@ -46,6 +48,8 @@ pub(crate) struct Tries {
     pub(crate) wish: Wish,
     /// It goes to that one, and not where everybody goes.
     pub(crate) is_pinned: bool,
+    /// Where it may have to wait for a place.
+    pub(crate) queued: Queued,
 }
 
 impl Default for RetryBudget {
@@ -77,6 +81,22 @@ impl Tries {
     /// The path that decides the route: as the client sent it.
     pub(crate) fn path<'a>(&'a self, request: &'a Request<RequestBody>) -> &'a str {
         self.original.as_ref().unwrap_or_else(|| request.uri()).path()
+    }
+
+    /// Path and query as the client sent them.
+    pub(crate) fn target(&self, request: &Request<RequestBody>) -> String {
+        let uri = self.original.as_ref().unwrap_or_else(|| request.uri());
+        uri.path_and_query().map_or("/", |target| target.as_str()).to_owned()
+    }
+
+    /// Takes the token of a link off: whoever was let by has no more use for it.
+    pub(crate) fn take_off_token(&mut self, request: &mut Request<RequestBody>, kind: &Kind) {
+        for uri in self.original.iter_mut().chain([request.uri_mut()]) {
+            let bare = uri.path_and_query().and_then(|target| kind.bare(target.as_str()));
+            if let Some(bare) = bare.and_then(|bare| bare.parse().ok()) {
+                *uri = bare;
+            }
+        }
     }
 
     /// A gate was closed. The new table is there already; only if it leads to a closed gate as well, others get

@@ -10,7 +10,11 @@ use ipnet::IpNet;
 
 use crate::certs::Certs;
 use crate::routing::standing::Ejection;
-use crate::upstream::{BUFFER, ConnectLimits, Tick, TickLimits};
+use crate::traces::Traces;
+use crate::upstream::{ConnectLimits, Tick, TickLimits};
+
+/// Bytes that a client's connection may buffer in each direction.
+const BUFFER: usize = 256 * 1024;
 
 /// What the data plane is told. How many workers it has is `Routing::workers`.
 #[derive(Clone, Debug)]
@@ -27,8 +31,12 @@ pub struct ProxySettings {
     pub trusted_proxies: Vec<IpNet>,
     /// The name under which this proxy appears in `Via`; none leaves `Via` out.
     pub via: Option<String>,
+    /// Whether applications are told by `Forwarded` (RFC 7239) as well.
+    pub forwarded: bool,
     pub access_log: AccessLogSink,
     pub access_log_format: AccessLogFormat,
+    /// What takes the spans of requests, while there is somewhere for them to go; `None`: there never is.
+    pub traces: Option<Traces>,
     pub limits: Limits,
     /// When a target that fails is passed over.
     pub ejection: Ejection,
@@ -43,11 +51,25 @@ pub struct TlsSettings {
     /// The same for connections with TLS: the header comes before the handshake.
     pub proxy_protocol: Option<Vec<IpNet>>,
     pub certs: Arc<Certs>,
-    /// At what port clients are sent to https, who ask by plain HTTP for a name that a certificate covers; `None`: they
-    /// are not.
-    pub redirect: Option<u16>,
-    /// `Strict-Transport-Security` of answers that have none.
+    /// At what port clients are sent to https, who ask by plain HTTP for a name that a certificate covers.
+    pub port: u16,
+    /// Whether they are, where an app does not say itself what becomes of them.
+    pub redirects: bool,
+    /// `Strict-Transport-Security` of answers that have none, where an app does not say it itself.
     pub hsts: Option<HeaderValue>,
+    /// HTTP/3 as well, by UDP at the same addresses. Nothing without the feature `http3`.
+    pub http3: bool,
+    /// What answers tell of it; `None`: nothing.
+    pub alt_svc: Option<AltSvc>,
+}
+
+/// How clients that came by TLS over TCP are told of HTTP/3 (RFC 7838).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AltSvc {
+    /// Where clients find it; `None`: at the port that they came to.
+    pub port: Option<u16>,
+    /// How long they may remember it; none at all: they are to forget it.
+    pub max_age: Duration,
 }
 
 /// How requests come to a listener.
@@ -145,8 +167,10 @@ impl Default for ProxySettings {
             http2: true,
             trusted_proxies: Vec::new(),
             via: Some("lockgate".to_owned()),
+            forwarded: false,
             access_log: AccessLogSink::Off,
             access_log_format: AccessLogFormat::Json,
+            traces: None,
             limits: Limits::default(),
             ejection: Ejection::default(),
             debug_generation: false,
@@ -221,7 +245,7 @@ impl Limits {
         }
     }
 
-    /// What a connection may buffer in each direction: a head, or as much of a body.
+    /// What a client's connection may buffer in each direction: a head, or as much of a body.
     pub(crate) fn buffer_bytes(&self) -> usize {
         BUFFER.max(self.head_bytes)
     }

@@ -106,7 +106,7 @@ pub(super) fn is_page_shown(status: StatusCode, headers: &HeaderMap) -> bool {
     status == StatusCode::NOT_MODIFIED || headers.get(header::CONTENT_TYPE).is_some_and(is_html)
 }
 
-/// Keeps caches that several clients share from storing what is meant for one version's pages.
+/// Keeps caches that several clients share from storing what is not meant for all of them.
 pub(super) fn keep_private(headers: &mut HeaderMap) {
     let is_kept = headers.get_all(header::CACHE_CONTROL).iter().any(|field| {
         field.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|directive| {

@@ -35,6 +35,9 @@ impl Worker {
         if let Some(log) = &self.access_log {
             log.hand_over(self);
         }
+        if let Some(tracer) = &self.tracer {
+            tracer.hand_over();
+        }
         self.obey();
     }
 

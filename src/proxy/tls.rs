@@ -16,13 +16,15 @@ use tokio_rustls::server::TlsStream;
 use crate::certs::{Certs, Session};
 use crate::error::chain;
 use crate::routing::HostName;
+use crate::routing::https::OwnHttps;
+use crate::settings::HttpsMode;
 use crate::telemetry::HandshakeCells;
 
 use super::error::ForwardError;
 use super::error_page;
 use super::headers::X_FORWARDED_PROTO;
 use super::server::linger;
-use super::settings::TlsSettings;
+use super::settings::{ProxySettings, TlsSettings};
 use super::socket::{Socket, Wire};
 use super::worker::Worker;
 
@@ -30,7 +32,7 @@ use super::worker::Worker;
 const HANDSHAKE: u8 = 0x16;
 
 /// Below it ACME looks for its answers, by plain HTTP.
-pub(crate) const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
+const ACME_CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\
     cache-control: no-store\r\nserver: lockgate\r\nlockgate-reason: tls_required\r\ncontent-length: 55\r\n\r\n\
@@ -46,11 +48,13 @@ pub(crate) struct Tls {
     pub(crate) is_http2: bool,
 }
 
-/// Requests that are to come by https and did not.
+/// Where requests come by https for a host that a certificate covers.
 #[derive(Debug)]
 pub(crate) struct ToHttps {
     /// `https://host`: a host that a route matched, and no header as it was sent.
     origin: Box<str>,
+    /// Whether they are sent there where the route says nothing of it.
+    is_usual: bool,
     /// Whether some may come by plain HTTP all the same.
     is_open: bool,
 }
@@ -131,6 +135,23 @@ fn failed(cells: &HandshakeCells, failure: &Failure) {
     }
 }
 
+/// For how long browsers are told to come by https alone: the route's own word, or that of the listener.
+pub(crate) fn hsts<'a>(settings: &'a ProxySettings, own: Option<&'a OwnHttps>) -> Option<&'a HeaderValue> {
+    match own.and_then(|own| own.hsts.as_ref()) {
+        Some(own) => own.value(),
+        None => settings.tls.as_ref()?.hsts.as_ref(),
+    }
+}
+
+/// Whether `path` is one that ACME asks for (RFC 8555 section 8.3), and in no reading anything else.
+pub(crate) fn is_challenge(path: &str) -> bool {
+    let is_token = |token: &str| {
+        !token.is_empty()
+            && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    };
+    path.strip_prefix(ACME_CHALLENGES).is_some_and(is_token)
+}
+
 /// The answer to a challenge of ACME, if `path` asks for one of ours; whatever else is below that path is the apps'.
 pub(crate) fn challenge(settings: &TlsSettings, path: &str) -> Option<Response<Bytes>> {
     let token = path.strip_prefix(ACME_CHALLENGES)?;
@@ -143,29 +164,46 @@ pub(crate) fn challenge(settings: &TlsSettings, path: &str) -> Option<Response<B
 }
 
 impl Tls {
+    /// Of QUIC.
+    #[cfg(feature = "http3")]
+    pub(crate) fn of_quic(session: Session) -> Self {
+        Self { session, version: "1.3", is_http2: false }
+    }
+
     pub(crate) fn carries(&self, host: &HostName, certs: &Certs) -> bool {
         self.session.carries(host, certs)
     }
 }
 
 impl ToHttps {
-    /// Of requests for `host` by plain HTTP; `None` if they may come so.
+    /// For requests for `host` by plain HTTP; `None` if there is no such place, and they may come so.
     pub(crate) fn of(host: &HostName, settings: &TlsSettings) -> Result<Option<Self>, ForwardError> {
-        let is_open = settings.certs.is_open(host);
+        let (is_open, is_usual) = (settings.certs.is_open(host), settings.redirects);
         // Nobody is sent to where his client refuses the certificate.
-        let port = settings.redirect.filter(|_| settings.certs.covers(host));
-        match port {
-            Some(443) => Ok(Some(Self { origin: format!("https://{host}").into(), is_open })),
-            Some(port) => Ok(Some(Self { origin: format!("https://{host}:{port}").into(), is_open })),
-            None if is_open => Ok(None),
-            None => Err(ForwardError::Misdirected),
+        match (settings.port, settings.certs.covers(host)) {
+            (443, true) => Ok(Some(Self { origin: format!("https://{host}").into(), is_usual, is_open })),
+            (port, true) => {
+                Ok(Some(Self { origin: format!("https://{host}:{port}").into(), is_usual, is_open }))
+            }
+            (_, false) if is_open => Ok(None),
+            (_, false) => Err(ForwardError::Misdirected),
         }
     }
 
-    /// The answer that sends a client to https; none where ACME asks, or a trusted proxy says that it came by https.
-    pub(crate) fn answer<B>(&self, request: &Request<B>) -> Result<Option<Response<Bytes>>, ForwardError> {
-        let is_secure = request.headers().get(X_FORWARDED_PROTO).is_some_and(|scheme| scheme == "https");
-        if is_secure || request.uri().path().starts_with(ACME_CHALLENGES) {
+    /// The answer that sends a client to https, if that is what the route says or, where it says nothing, the listener; none
+    /// where ACME asks, or a trusted proxy says that it came by https.
+    pub(crate) fn answer<B>(
+        &self,
+        request: &Request<B>,
+        own: Option<&OwnHttps>,
+    ) -> Result<Option<Response<Bytes>>, ForwardError> {
+        let is_sent = match own.and_then(|own| own.mode) {
+            Some(HttpsMode::Redirect) => true,
+            Some(HttpsMode::Allow) => false,
+            None => self.is_usual,
+        };
+        let is_secure = || request.headers().get(X_FORWARDED_PROTO).is_some_and(|scheme| scheme == "https");
+        if !is_sent || is_secure() || is_challenge(request.uri().path()) {
             return if self.is_open { Ok(None) } else { Err(ForwardError::Misdirected) };
         }
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());

@@ -56,7 +56,7 @@ pub(crate) async fn run(
     let frames = is_websocket.then(Frames::default);
     match upstream {
         Upstream::Connection(connection) => {
-            let Some((upstream, first, _counted)) = connection.into_socket().await else { return };
+            let (upstream, first, _counted) = connection.into_socket();
             carry(client, exchange, frames, (downstream, read), (upstream, first)).await;
         }
         Upstream::Stream(stream) => {

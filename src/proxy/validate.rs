@@ -11,6 +11,7 @@ use http::{Method, Uri, Version};
 use crate::routing::HostName;
 
 use super::error::ForwardError;
+use super::link::Passes;
 use super::settings::Limits;
 
 /// What a request asks for, checked.
@@ -22,7 +23,7 @@ pub(crate) struct Checked {
     pub(crate) is_server_options: bool,
     /// The protocol to which the connection is to be upgraded.
     pub(crate) upgrade: Option<HeaderValue>,
-    /// It came as a CONNECT of HTTP/2, to which every success is an agreement.
+    /// It came as a CONNECT of HTTP/2 or HTTP/3, to which every success is an agreement.
     pub(crate) is_connect: bool,
     pub(crate) seen: Seen,
 }
@@ -52,6 +53,12 @@ impl Seen {
     pub(crate) const MAX_FORWARDS: Self = Self(1 << 13);
     pub(crate) const TRACEPARENT: Self = Self(1 << 14);
     pub(crate) const TRACESTATE: Self = Self(1 << 15);
+    /// Cookies that signed links became.
+    pub(crate) const PASS: Self = Self(1 << 16);
+
+    /// Any of the fields that go upstream with another value than they came with.
+    pub(crate) const TOLD: Self =
+        Self(Self::VIA.0 | Self::FORWARDED.0 | Self::REQUEST_ID.0 | Self::TRACEPARENT.0 | Self::TRACESTATE.0);
 
     pub(crate) fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -85,7 +92,7 @@ pub(crate) fn check(head: &Parts, has_body: bool, limits: &Limits) -> Result<Che
     let authority = check_target(head, host, limits)?;
     let upgrade = if seen.has(Seen::UPGRADE) { upgrade_of(head, has_body)? } else { None };
     let is_server_options = head.uri.path() == "*" || ends_here(head, seen);
-    let is_connect = upgrade.is_some() && head.version == Version::HTTP_2;
+    let is_connect = upgrade.is_some() && head.version >= Version::HTTP_2;
     Ok(Checked { authority, is_server_options, upgrade, is_connect, seen })
 }
 
@@ -129,6 +136,7 @@ fn look_at<'a>(
         "x-request-id" => Seen::REQUEST_ID,
         "traceparent" => Seen::TRACEPARENT,
         "tracestate" => Seen::TRACESTATE,
+        "cookie" if Passes::may_be_in(value.as_bytes()) => Seen::PASS,
         "forwarded" | "x-real-ip" => Seen::FORWARDED,
         other if other.starts_with("x-forwarded-") => Seen::FORWARDED,
         other if is_ours(other) => Seen::OURS,
@@ -145,6 +153,45 @@ pub(crate) fn is_ours(name: &str) -> bool {
     }
     let plain = name.replace(['_', '.'], "-");
     plain.starts_with("lockgate-") || is_managed(&plain)
+}
+
+/// Fields that concern one connection, or the framing of a message: none of them may be one of trailers (RFC 9110 section 6.5.1),
+/// and a response or request of HTTP/2 that has one there is not sent to its end.
+pub(crate) fn is_of_one_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "content-length"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Fields that do not go upstream in trailers: those of the proxy, and those that say how a message is to be taken (RFC 9110
+/// section 6.5.1), because some applications take trailers for fields.
+pub(crate) fn is_no_trailer(name: &str) -> bool {
+    is_managed(name)
+        || is_ours(name)
+        || is_of_one_hop(name)
+        || matches!(
+            name,
+            "cache-control"
+                | "content-encoding"
+                | "content-range"
+                | "content-type"
+                | "http2-settings"
+                | "max-forwards"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+                | "proxy-connection"
+                | "set-cookie"
+                | "traceparent"
+                | "tracestate"
+        )
 }
 
 /// Fields that the proxy sets, reads, or takes off: nobody else may spell them.

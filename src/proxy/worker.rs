@@ -25,12 +25,15 @@ use super::access_log::AccessLog;
 use super::addresses::{Addresses, Place};
 use super::client::Client;
 use super::headers::{Peer, Via};
+#[cfg(feature = "http3")]
+use super::http3;
 use super::memo::Memos;
 use super::proxied;
 use super::request_id::RequestIds;
 use super::retry::RetryBudget;
 use super::server;
 use super::settings::{ProxySettings, Scheme};
+use super::spans::Tracer;
 use super::upload::Uploads;
 
 /// Bytes that a tunnel reads at once.
@@ -56,14 +59,19 @@ pub(crate) struct Worker {
     pub(super) limits: TickLimits,
     clients: RefCell<Clients>,
     next_client: Cell<u64>,
-    open: Open,
+    pub(super) open: Open,
     last_peer: RefCell<Option<Peer>>,
     pub(crate) memos: Memos,
     pub(crate) uploads: Uploads,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) access_log: Option<AccessLog>,
+    /// `None` if there will never be anywhere for spans to go.
+    pub(crate) tracer: Option<Tracer>,
     /// `None` if addresses may have any number of connections.
     addresses: Option<Arc<Addresses>>,
+    /// What is told of HTTP/3 to who came to each of these ports with TLS.
+    #[cfg(feature = "http3")]
+    pub(super) alternatives: Vec<(u16, HeaderValue)>,
     /// The generation at the last tick.
     pub(super) swept_generation: Cell<u64>,
     is_draining: Cell<bool>,
@@ -74,7 +82,7 @@ type Clients = HashMap<u64, Rc<Client>, foldhash::fast::RandomState>;
 
 /// How many connections a worker has, those included that it has not come to.
 #[derive(Default)]
-struct Open {
+pub(super) struct Open {
     count: Cell<usize>,
     is_awaited: Cell<bool>,
     ended: Notify,
@@ -94,6 +102,12 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) addresses: Option<Arc<Addresses>>,
+    /// `None` if HTTP/3 is not asked for.
+    #[cfg(feature = "http3")]
+    pub(crate) quic: Option<http3::Setup>,
+    /// By the ports that clients come to with TLS.
+    #[cfg(feature = "http3")]
+    pub(crate) alternatives: Vec<(u16, HeaderValue)>,
 }
 
 /// How far the data plane's end has come.
@@ -111,6 +125,13 @@ pub(crate) struct Listener {
     pub(crate) socket: TcpListener,
     pub(crate) scheme: Scheme,
     pub(crate) port: u16,
+}
+
+/// All that a worker listens on.
+pub(crate) struct Listeners {
+    pub(crate) tcp: Vec<Listener>,
+    #[cfg(feature = "http3")]
+    pub(crate) quic: Vec<http3::Listener>,
 }
 
 /// A client's connection, and the port that it came to.
@@ -141,7 +162,22 @@ pub(crate) struct Listed {
 
 impl Worker {
     pub(crate) fn new(number: usize, shared: Shared) -> Self {
-        let Shared { routing, settings, clock, started, telemetry, access_log, addresses } = shared;
+        let Shared {
+            routing,
+            settings,
+            clock,
+            started,
+            telemetry,
+            access_log,
+            addresses,
+            #[cfg(feature = "http3")]
+            alternatives,
+            #[cfg(feature = "http3")]
+            quic,
+        } = shared;
+        // Its sockets are open by now.
+        #[cfg(feature = "http3")]
+        drop(quic);
         let now = Rc::new(Cell::new(0));
         let limits = &settings.limits;
         Self {
@@ -166,7 +202,10 @@ impl Worker {
             uploads: Uploads::default(),
             telemetry,
             access_log,
+            tracer: settings.traces.clone().map(Tracer::new),
             addresses,
+            #[cfg(feature = "http3")]
+            alternatives,
             swept_generation: Cell::new(0),
             is_draining: Cell::new(false),
             date: RefCell::default(),
@@ -179,7 +218,7 @@ impl Worker {
     }
 
     /// Counts one more connection.
-    fn count(self: &Rc<Self>) -> Counted {
+    pub(super) fn count(self: &Rc<Self>) -> Counted {
         self.open.count.set(self.open.count.get() + 1);
         Counted(Rc::clone(self))
     }
@@ -189,25 +228,30 @@ impl Worker {
         let Accepted { stream, peer, scheme, port, ends } = accepted;
         let address = ends.as_ref().map_or(peer, |ends| ends.source);
         let peer = self.peer(address, (scheme, port)).with(ends);
-        let place = match &self.addresses {
-            Some(addresses) if !peer.is_trusted() => match addresses.enter(peer.address) {
-                Some(place) => Some(place),
-                None => {
-                    self.cells().connections_refused.add(1);
-                    tracing::debug!(client = %peer.address, "connection refused: its address has too many");
-                    if scheme == Scheme::Http {
-                        server::turn_away(self, stream);
-                    }
-                    return None;
-                }
-            },
-            Some(_) | None => None,
+        let Some(place) = self.place(&peer) else {
+            if scheme == Scheme::Http {
+                server::turn_away(self, stream);
+            }
+            return None;
         };
         Some(Admitted { stream, scheme, peer, place, counted })
     }
 
+    /// A place for a connection among those of its address, if they are counted; or there are too many.
+    pub(super) fn place(&self, peer: &Peer) -> Option<Option<Place>> {
+        let Some(addresses) = self.addresses.as_ref().filter(|_| !peer.is_trusted()) else {
+            return Some(None);
+        };
+        let place = addresses.enter(peer.address);
+        if place.is_none() {
+            self.cells().connections_refused.add(1);
+            tracing::debug!(client = %peer.address, "connection refused: its address has too many");
+        }
+        place.map(Some)
+    }
+
     /// What is known of `peer`. Often it is the one that came last: what stands before Lockgate is few.
-    fn peer(&self, peer: SocketAddr, (scheme, port): (Scheme, u16)) -> Peer {
+    pub(super) fn peer(&self, peer: SocketAddr, (scheme, port): (Scheme, u16)) -> Peer {
         let mut last = self.last_peer.borrow_mut();
         match &*last {
             Some(last) if last.is_of(peer, (scheme, port)) => last.clone(),
@@ -292,7 +336,7 @@ impl Drop for Listed {
 
 impl Open {
     /// Waits until there are less than `count`.
-    async fn less_than(&self, count: usize) {
+    pub(super) async fn less_than(&self, count: usize) {
         while self.count.get() >= count {
             self.is_awaited.set(true);
             self.ended.notified().await;
@@ -317,7 +361,7 @@ impl Drop for Counted {
 /// Accepts and serves until the data plane ends. What is left then ends with the runtime.
 pub(crate) async fn run(
     worker: Rc<Worker>,
-    listeners: Vec<Listener>,
+    listeners: Listeners,
     connections_max: usize,
     mut stage: watch::Receiver<Stage>,
 ) {
@@ -325,7 +369,10 @@ pub(crate) async fn run(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut signals = worker.routing.signals();
     // Apart, so that what comes here is rare: each time the runtime wakes itself by a system call.
-    let mut accepting = tokio::task::spawn_local(accept_all(Rc::clone(&worker), listeners, connections_max));
+    let mut accepting =
+        tokio::task::spawn_local(accept_all(Rc::clone(&worker), listeners.tcp, connections_max));
+    #[cfg(feature = "http3")]
+    let quic = http3::accept_all(&worker, listeners.quic, connections_max);
     loop {
         tokio::select! {
             ended = &mut accepting, if !worker.is_draining() => return give_up(ended),
@@ -348,6 +395,8 @@ pub(crate) async fn run(
         }
     }
     worker.end_all();
+    #[cfg(feature = "http3")]
+    quic.end().await;
     worker.upstreams.close();
 }
 

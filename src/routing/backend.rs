@@ -1,7 +1,7 @@
 //! What routes lead to: the targets that serve one deployment.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,33 @@ use crate::ids::InstanceId;
 use crate::settings::{Protocol, ProxyProtocol};
 use crate::telemetry::BackendStats;
 
+use super::balance::Balance;
+use super::health::Health;
 use super::hold::Hold;
-use super::standing::Standing;
+use super::https::OwnHttps;
+use super::policy::Policies;
+use super::queue::{Places, Queue};
+use super::standing::{Share, Standing};
 use super::tls::TargetTls;
 
 /// The targets of one deployment. Immutable: another set of targets is another backend over the same targets.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Backend {
     pub targets: Box<[Arc<Target>]>,
+    /// Which of them gets a request.
+    pub balance: Balance,
+    /// Who waits for a place at one of them; `None` where they serve as many as come. With it each has its `places`.
+    pub queue: Option<Arc<Queue>>,
     /// Counters and the labels they are shown under.
     pub stats: Arc<BackendStats>,
     /// Its requests wait until this ends, whatever targets there are.
     pub hold: Option<Arc<Hold>>,
     /// The same for all backends that follow one another.
     pub comeback: Arc<Comeback>,
+    /// What is asked of its requests and changed on them, if anything is.
+    pub policies: Option<Arc<Policies>>,
+    /// What it says of https for itself.
+    pub https: Option<Arc<OwnHttps>>,
 }
 
 /// When a backend without targets is to have one again. Nobody asks while there are some.
@@ -54,13 +67,21 @@ pub struct Target {
     pub tls: Option<TargetTls>,
     /// It is told by a PROXY header whose request comes, on a connection for that request alone.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// How much it gets of what there is, in comparison with the others.
+    pub weight: u16,
+    /// For how long its share grows once it comes back or joined; the data plane's own if not given.
+    pub slow_start: Option<Duration>,
+    /// When it joined others that served.
+    pub joined: Option<Instant>,
+    /// How many requests it serves at once, if that is limited; the same for all targets that are one instance.
+    pub places: Option<Arc<Places>>,
     /// Admits requests and counts them.
     pub gate: Arc<Gate>,
     /// Admits upstream connections and counts them: closed before the instance gets its stop signal.
     pub connections: Arc<Gate>,
     /// How it answered of late.
     pub standing: Standing,
-    healthy: AtomicBool,
+    health: Health,
     order: AtomicU8,
     cuts: Mutex<Vec<Cut>>,
 }
@@ -94,13 +115,44 @@ impl Backend {
     /// A backend that serves.
     #[must_use]
     pub fn new(targets: Box<[Arc<Target>]>, stats: Arc<BackendStats>) -> Self {
-        Self { targets, stats, hold: None, comeback: Arc::default() }
+        let (balance, comeback) = (Balance::default(), Arc::default());
+        Self { targets, balance, queue: None, stats, hold: None, comeback, policies: None, https: None }
+    }
+
+    /// Whether the fields of a request decide what becomes of it.
+    #[must_use]
+    pub fn reads_fields(&self) -> bool {
+        self.policies.is_some() || !matches!(self.balance, Balance::TwoChoices | Balance::RoundRobin)
+    }
+
+    /// The same, whose requests are spread so.
+    #[must_use]
+    pub fn balanced(self, balance: Balance) -> Self {
+        Self { balance, ..self }
+    }
+
+    /// The same, whose targets have places that are waited for in `queue`.
+    #[must_use]
+    pub fn queueing(self, queue: Option<Arc<Queue>>) -> Self {
+        Self { queue, ..self }
     }
 
     /// The same, held.
     #[must_use]
     pub fn held(self, hold: Arc<Hold>) -> Self {
         Self { hold: Some(hold), ..self }
+    }
+
+    /// The same, with those policies.
+    #[must_use]
+    pub fn with_policies(self, policies: Option<Arc<Policies>>) -> Self {
+        Self { policies, ..self }
+    }
+
+    /// The same, that says this of https.
+    #[must_use]
+    pub fn with_https(self, https: Option<Arc<OwnHttps>>) -> Self {
+        Self { https, ..self }
     }
 }
 
@@ -114,10 +166,14 @@ impl Target {
             protocol: Protocol::default(),
             tls: None,
             proxy_protocol: None,
+            weight: 1,
+            slow_start: None,
+            joined: None,
+            places: None,
             gate: Arc::new(Gate::new(workers)),
             connections: Arc::new(Gate::new(workers)),
             standing: Standing::default(),
-            healthy: AtomicBool::new(true),
+            health: Health::default(),
             order: AtomicU8::new(0),
             cuts: Mutex::new(Vec::new()),
         }
@@ -135,13 +191,41 @@ impl Target {
         Self { tls, ..self }
     }
 
-    /// Whether it is where the other one is, and is spoken to as that one is.
+    /// The same, of that weight.
+    #[must_use]
+    pub fn weighing(self, weight: u16) -> Self {
+        Self { weight, ..self }
+    }
+
+    /// The same, whose share grows for so long once it comes back or joined.
+    #[must_use]
+    pub fn starting_slowly(self, slow_start: Option<Duration>) -> Self {
+        Self { slow_start, ..self }
+    }
+
+    /// The same, that serves only so many at once.
+    #[must_use]
+    pub fn limited_to(self, places: Option<Arc<Places>>) -> Self {
+        Self { places, ..self }
+    }
+
+    /// The same, that joins others which serve.
+    #[must_use]
+    pub fn joining(self, at: Instant) -> Self {
+        Self { joined: Some(at), ..self }
+    }
+
+    /// Whether it is where the other one is, is spoken to as that one is, weighs the same and
+    /// serves as many at once.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         self.address == other.address
             && self.protocol == other.protocol
             && self.tls == other.tls
             && self.proxy_protocol == other.proxy_protocol
+            && self.weight == other.weight
+            && self.places.as_ref().map(|places| places.limit())
+                == other.places.as_ref().map(|places| places.limit())
     }
 
     /// The same, that is told whose requests come.
@@ -153,12 +237,29 @@ impl Target {
     /// Whether it may be chosen while a healthy one is there.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed)
+        !self.health.is_ill()
     }
 
-    /// Takes it into rotation or out of it.
+    /// Whether its checks have nothing against the whole of its share.
+    #[must_use]
+    pub fn has_recovered(&self) -> bool {
+        self.health.is_whole()
+    }
+
+    /// What its checks leave it of its share at `now`, if that grows for so long once it is back.
+    #[must_use]
+    pub fn share_by_checks(&self, now: Instant, slow_start: Duration) -> Share {
+        self.health.share(now, slow_start)
+    }
+
+    /// Takes it into rotation, with the whole of its share, or out of it.
     pub fn set_healthy(&self, healthy: bool) {
-        self.healthy.store(healthy, Ordering::Relaxed);
+        self.health.set(healthy);
+    }
+
+    /// Takes it into rotation, if it is out of it: its share grows from `at` on.
+    pub fn come_back(&self, at: Instant) {
+        self.health.come_back(at);
     }
 
     /// What the workers are to do now.

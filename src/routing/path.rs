@@ -118,6 +118,21 @@ fn is_normal(path: &str) -> bool {
     path.starts_with('/') && !path.contains('%') && !path.contains("//") && !path.contains("/.")
 }
 
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
+/// Whether `byte` behind what is decoded would make an encoding of what was none, as in `%6%61`: it stays as it is, or the
+/// normal form would not be one.
+fn completes(decoded: &str, byte: u8) -> bool {
+    let is_begun = match decoded.as_bytes() {
+        [.., b'%'] => true,
+        [.., b'%', digit] => digit.is_ascii_hexdigit(),
+        _ => false,
+    };
+    is_begun && byte.is_ascii_hexdigit()
+}
+
 fn decode_unreserved(path: &str) -> String {
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;
@@ -125,7 +140,7 @@ fn decode_unreserved(path: &str) -> String {
         decoded.push_str(&rest[..at]);
         let code = rest.get(at + 1..at + 3);
         match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+            Some(byte) if is_unreserved(byte) && !completes(&decoded, byte) => {
                 decoded.push(char::from(byte));
                 rest = &rest[at + 3..];
             }
@@ -147,9 +162,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_normal_form_has_nothing_left_to_resolve(path in "/([a-c./;]|%2[eEfF]|%61|%25|%){0,24}") {
+        fn a_normal_form_has_nothing_left_to_resolve(path in "/([a-c./;6]|%2[eEfF]|%61|%36|%25|%){0,24}") {
             let normal = normalise(&path).into_owned();
             prop_assert!(normal.starts_with('/') && !normal.contains("//"), "{}", normal);
+            // Nor anything left to decode, as `%6ab` of `%6%61b` would have.
+            prop_assert_eq!(normalise(&normal), normal.as_str(), "{}", path);
             for segment in normal.split('/') {
                 prop_assert!(!matches!(segment.split(';').next(), Some("." | "..")), "{} of {}", segment, path);
             }

@@ -4,11 +4,14 @@
 
 use std::fmt;
 
+use super::link;
+use super::policy::basic_auth::Credential;
+
 /// What a request must have to reach a preview.
 #[derive(Clone, PartialEq, Eq)]
 pub enum PreviewAuth {
-    /// The hash of the one credential that `Authorization: Basic` may have.
-    Basic(blake3::Hash),
+    /// What `Authorization: Basic` has to have.
+    Basic(Credential),
     /// A link or its cookie, signed by this key.
     Link(LinkKey),
 }
@@ -21,7 +24,7 @@ impl PreviewAuth {
     /// For that name and password (RFC 7617).
     #[must_use]
     pub fn basic(user: &str, password: &str) -> Self {
-        Self::Basic(blake3::hash(base64(format!("{user}:{password}").as_bytes()).as_bytes()))
+        Self::Basic(Credential::new(user, password))
     }
 
     /// For links to a label of an app, signed under the installation's key.
@@ -36,16 +39,14 @@ impl LinkKey {
     /// A token that is good until then, in seconds of Unix time.
     #[must_use]
     pub fn sign(&self, until: i64) -> String {
-        format!("{until}.{}", self.signature(until).to_hex())
+        link::token(until, self.signature(until).as_bytes())
     }
 
     /// Until when the token is good; `None` if it is over, or not signed by this key.
     #[must_use]
     pub fn verify(&self, token: &str, now: i64) -> Option<i64> {
-        let (until, signature) = token.split_once('.')?;
-        let until: i64 = until.parse().ok()?;
-        let signature = blake3::Hash::from_hex(signature).ok()?;
-        (self.signature(until) == signature && now < until).then_some(until)
+        let (until, signature) = link::read(token, now)?;
+        (self.signature(until) == blake3::Hash::from_bytes(signature)).then_some(until)
     }
 
     fn signature(&self, until: i64) -> blake3::Hash {
@@ -66,21 +67,6 @@ impl fmt::Debug for LinkKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[key]")
     }
-}
-
-/// RFC 4648 section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or_default());
-        let bits = (at(0) << 16) | (at(1) << 8) | at(2);
-        for sextet in 0..4 {
-            let value = (bits >> (18 - 6 * sextet)) & 0x3f;
-            text.push(if sextet <= chunk.len() { char::from(ALPHABET[value as usize]) } else { '=' });
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -105,19 +91,5 @@ mod tests {
         }
         let other = PreviewAuth::link(&[8; 32], "web", "feat");
         assert!(matches!(other, PreviewAuth::Link(key) if key.verify(&token, 0).is_none()));
-    }
-
-    #[test]
-    fn base64_as_the_rfc_has_it() {
-        for (plain, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), text);
-        }
     }
 }

@@ -59,6 +59,28 @@ impl Default for Ejection {
 
 impl Share {
     pub const WHOLE: u64 = 1 << 16;
+
+    /// What a target gets so long after it came, if its share grows for `slow_start`.
+    #[must_use]
+    pub fn after(since: Duration, slow_start: Duration) -> Self {
+        match (millis(since), millis(slow_start)) {
+            (since, slow) if since < slow => Self::Part(
+                u64::try_from(u128::from(since) * u128::from(Self::WHOLE) / u128::from(slow))
+                    .unwrap_or(Self::WHOLE),
+            ),
+            _ => Self::All,
+        }
+    }
+
+    /// The lesser of the two.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, _) | (_, Self::None) => Self::None,
+            (Self::All, share) | (share, Self::All) => share,
+            (Self::Part(one), Self::Part(other)) => Self::Part(one.min(other)),
+        }
+    }
 }
 
 impl Standing {
@@ -68,18 +90,15 @@ impl Standing {
         self.0.load(Ordering::Relaxed) == 0
     }
 
-    /// What it gets at `now`.
+    /// What it gets at `now`, if its share grows for so long once it is back.
     #[must_use]
-    pub fn share(&self, now: Millis, ejection: &Ejection) -> Share {
+    pub fn share(&self, now: Millis, slow_start: Duration) -> Share {
         let record = Record::of(self.0.load(Ordering::Relaxed));
         if record.times == 0 {
             return Share::All;
         }
         let Some(since) = now.checked_sub(record.until) else { return Share::None };
-        match millis(ejection.slow_start) {
-            slow if since < slow => Share::Part(since * Share::WHOLE / slow),
-            _ => Share::All,
-        }
+        Share::after(Duration::from_millis(since), slow_start)
     }
 
     /// It failed at `now`. Says for how long it is passed over from now on, if it is; the last one never is.
@@ -109,10 +128,10 @@ impl Standing {
     }
 
     /// It answered a request that began at `now`.
-    pub fn answered(&self, now: Millis, ejection: &Ejection) {
+    pub fn answered(&self, now: Millis, slow_start: Duration) {
         let update = |word| {
             let record = Record::of(word);
-            let is_new = record.times == 0 || now >= record.until.saturating_add(millis(ejection.slow_start));
+            let is_new = record.times == 0 || now >= record.until.saturating_add(millis(slow_start));
             let next = if is_new { 0 } else { Record { failures: 0, ..record }.word() };
             (now >= record.until && next != word).then_some(next)
         };
@@ -154,11 +173,11 @@ mod tests {
         let (standing, ejection) = (Standing::default(), Ejection::default());
         for now in 0..20 {
             assert_eq!(fail(&standing, 4, now), None);
-            standing.answered(now, &ejection);
+            standing.answered(now, ejection.slow_start);
             assert!(standing.is_clean());
         }
         assert_eq!(fail(&standing, 5, 20), Some(Duration::from_secs(10)));
-        assert_eq!(standing.share(20, &ejection), Share::None);
+        assert_eq!(standing.share(20, ejection.slow_start), Share::None);
     }
 
     #[test]
@@ -168,12 +187,12 @@ mod tests {
         for seconds in [10, 20, 40, 80, 160, 300, 300] {
             assert_eq!(fail(&standing, 5, now), Some(Duration::from_secs(seconds)));
             assert_eq!(fail(&standing, 5, now + seconds * SECOND - 1), None, "it is out");
-            assert_eq!(standing.share(now + seconds * SECOND - 1, &ejection), Share::None);
+            assert_eq!(standing.share(now + seconds * SECOND - 1, ejection.slow_start), Share::None);
             now += seconds * SECOND;
-            standing.answered(now, &ejection);
+            standing.answered(now, ejection.slow_start);
             assert!(!standing.is_clean());
         }
-        standing.answered(now + 10 * SECOND, &ejection);
+        standing.answered(now + 10 * SECOND, ejection.slow_start);
         assert!(standing.is_clean());
         assert_eq!(fail(&standing, 5, now), Some(Duration::from_secs(10)));
     }
@@ -183,10 +202,10 @@ mod tests {
         let (standing, ejection) = (Standing::default(), Ejection::default());
         fail(&standing, 5, 7);
         let back = 7 + 10 * SECOND;
-        assert_eq!(standing.share(back, &ejection), Share::Part(0));
-        assert_eq!(standing.share(back + 2500, &ejection), Share::Part(Share::WHOLE / 4));
-        assert_eq!(standing.share(back + 5 * SECOND, &ejection), Share::Part(Share::WHOLE / 2));
-        assert_eq!(standing.share(back + 10 * SECOND, &ejection), Share::All);
+        assert_eq!(standing.share(back, ejection.slow_start), Share::Part(0));
+        assert_eq!(standing.share(back + 2500, ejection.slow_start), Share::Part(Share::WHOLE / 4));
+        assert_eq!(standing.share(back + 5 * SECOND, ejection.slow_start), Share::Part(Share::WHOLE / 2));
+        assert_eq!(standing.share(back + 10 * SECOND, ejection.slow_start), Share::All);
     }
 
     #[test]
@@ -195,7 +214,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(standing.failed(0, &ejection, || true), None);
         }
-        assert_eq!(standing.share(0, &ejection), Share::All);
+        assert_eq!(standing.share(0, ejection.slow_start), Share::All);
         assert!(standing.failed(0, &ejection, || false).is_some());
     }
 

@@ -284,6 +284,12 @@ impl PathRoute {
 }
 
 impl HostMatch {
+    /// Whether it is the other one, of an older table perhaps: nothing of these routes has changed.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.routes, &other.routes) && self.via == other.via
+    }
+
     /// The routes of the matched pattern.
     #[must_use]
     pub fn routes(&self) -> &HostRoutes {

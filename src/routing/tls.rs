@@ -3,13 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::unverified::AnyCertificate;
 
 /// What is spoken over it, by its registered name (RFC 7301).
 const HTTP_11: &[u8] = b"http/1.1";
+pub(crate) const HTTP_2: &[u8] = b"h2";
 
 /// Whose word is taken for who a target is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,16 +69,34 @@ impl ClientTls {
         Ok(Self { config: Arc::new(config), believed })
     }
 
+    /// The same for those that speak HTTP/2.
+    #[must_use]
+    pub fn over_http2(self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![HTTP_2.to_vec()];
+        Self { config: Arc::new(config), ..self }
+    }
+
     /// To a target that has to be `name`.
     #[must_use]
     pub fn to(&self, name: ServerName<'static>) -> TargetTls {
         TargetTls { tls: self.clone(), name }
     }
+
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
 }
 
 impl TargetTls {
+    /// The same for one that speaks HTTP/2.
+    #[must_use]
+    pub fn over_http2(self) -> Self {
+        Self { tls: self.tls.over_http2(), ..self }
+    }
+
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.tls.config)
+        self.tls.config()
     }
 
     pub(crate) fn name(&self) -> ServerName<'static> {
@@ -116,44 +136,5 @@ impl Eq for ClientTls {}
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ClientTls").field(&self.believed).finish()
-    }
-}
-
-/// Sees that the target holds the key of the certificate that it shows, whatever that is.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

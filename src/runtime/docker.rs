@@ -297,6 +297,10 @@ impl Runtime for Docker {
         Box::pin(volume::remove(&self.engine, self.lockgate, scope))
     }
 
+    fn remove_volume<'a>(&'a self, place: &'a str) -> Answer<'a, ()> {
+        Box::pin(volume::remove_one(&self.engine, self.lockgate, place))
+    }
+
     fn volumes(&self) -> Answer<'_, Vec<StoredVolume>> {
         Box::pin(volume::list(&self.engine, self.lockgate))
     }

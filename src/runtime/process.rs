@@ -238,6 +238,11 @@ impl Runtime for Process {
         Box::pin(self.blocking(move |instances| instances.remove_volumes(&scope)))
     }
 
+    fn remove_volume<'a>(&'a self, place: &'a str) -> Answer<'a, ()> {
+        let place = place.to_owned();
+        Box::pin(self.blocking(move |instances| instances.remove_volume(&place)))
+    }
+
     fn volumes(&self) -> Answer<'_, Vec<StoredVolume>> {
         Box::pin(self.blocking(|instances| instances.volumes()))
     }

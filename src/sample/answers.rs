@@ -16,6 +16,7 @@ use super::content::{self, Body, Broken, Received, whole};
 use super::{App, Health, websocket};
 
 const VERSION: HeaderName = HeaderName::from_static("x-version");
+const DEPLOYMENT: HeaderName = HeaderName::from_static("x-deployment");
 const INSTANCE: HeaderName = HeaderName::from_static("x-instance");
 const GENERATION: HeaderName = HeaderName::from_static("x-generation");
 const DIGEST: HeaderName = HeaderName::from_static("x-digest");
@@ -58,6 +59,10 @@ pub(super) async fn answer(
     let headers = response.headers_mut();
     if let Ok(version) = HeaderValue::from_str(&app.options.version) {
         headers.insert(VERSION, version);
+    }
+    let deployment = app.options.deployment.as_deref().and_then(|id| HeaderValue::from_str(id).ok());
+    if let Some(deployment) = deployment {
+        headers.insert(DEPLOYMENT, deployment);
     }
     if let Ok(instance) = HeaderValue::from_str(&app.instance) {
         headers.insert(INSTANCE, instance);

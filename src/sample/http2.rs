@@ -1,4 +1,4 @@
-//! HTTP/2 without TLS, for clients that begin with it.
+//! HTTP/2, for clients that agreed on it by TLS, and without TLS for those that begin with it.
 
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -12,13 +12,13 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 use super::content::{Body, Broken};
 use super::{App, answers};
 
-/// What such a connection begins with.
+/// What a connection begins with that speaks it without TLS.
 pub(super) const PREFACE_BEGIN: &[u8] = b"PRI * HTTP/2";
 
 /// What a client may send before it was read, so that uploads do not wait for each other on a busy machine.
@@ -32,7 +32,11 @@ struct StreamBody {
 }
 
 /// One client connection; when the app stops, it ends after the requests in flight.
-pub(super) async fn serve(app: &Arc<App>, socket: &Arc<OwnedFd>, stream: TcpStream) -> Result<(), h2::Error> {
+pub(super) async fn serve(
+    app: &Arc<App>,
+    socket: &Arc<OwnedFd>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+) -> Result<(), h2::Error> {
     let mut builder = h2::server::Builder::new();
     builder.initial_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     let mut connection = builder.handshake::<_, Bytes>(stream).await?;

@@ -14,9 +14,14 @@ pub struct SampleOptions {
     /// Port to listen on; 0 for any that is free
     #[arg(long, env = "PORT", default_value_t = 8080)]
     pub port: u16,
+    #[command(flatten)]
+    pub tls: Option<TlsFiles>,
     /// The version that it answers with
     #[arg(long, env = "VERSION", default_value = "dev")]
     pub version: String,
+    /// The deployment that it answers with, as Lockgate tells it
+    #[arg(long, env = "LOCKGATE_DEPLOYMENT", value_name = "ID")]
+    pub deployment: Option<String>,
     /// What /health answers
     #[arg(long, env = "HEALTH", value_enum, default_value_t = Health::Ok)]
     pub health: Health,
@@ -49,6 +54,17 @@ pub struct SampleOptions {
     pub exit_code: u8,
 }
 
+/// What it speaks TLS with; without it, it speaks none.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TlsFiles {
+    /// Speak TLS and nothing else, with the certificates of this PEM file, its own first
+    #[arg(long = "tls-cert", env = "TLS_CERT", value_name = "FILE", required = false, requires = "key")]
+    pub cert: PathBuf,
+    /// The certificate's key, in PEM
+    #[arg(long = "tls-key", env = "TLS_KEY", value_name = "FILE", required = false, requires = "cert")]
+    pub key: PathBuf,
+}
+
 /// What `/health` answers between the two moments that the options give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Health {
@@ -66,7 +82,9 @@ impl Default for SampleOptions {
         Self {
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
+            tls: None,
             version: "dev".to_owned(),
+            deployment: None,
             health: Health::Ok,
             health_after_ms: None,
             health_fail_after_ms: None,

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::sources::Sources;
 use crate::acme::Acme;
 use crate::admin::ReloadRequest;
 use crate::api::Reloaded;
@@ -21,9 +22,14 @@ use crate::config::{AppConfig, Config, HostRule, ServiceUpstream};
 use crate::deploy::{Orchestrator, ServiceRoute};
 use crate::error::chain;
 use crate::ids::{AppName, InstanceId, WorkspaceName};
+use crate::routing::balance::Balance;
+use crate::routing::https::OwnHttps;
+use crate::routing::queue::{Places, Queue};
 use crate::routing::{Backend, Routing, Target};
+use crate::settings::unheard_https;
 use crate::store::{App, AuditEntry, HostRow, Origin, Store};
 use crate::telemetry::{BackendStats, ControlStats};
+use crate::traces::Traces;
 
 /// Editors write in several strokes: the file is read when it has been quiet for that long.
 const QUIET: Duration = Duration::from_millis(300);
@@ -41,6 +47,7 @@ pub(super) struct Reloader {
     stats: Arc<ControlStats>,
     certs: Arc<Certs>,
     acme: Acme,
+    traces: Traces,
 }
 
 impl Reloader {
@@ -50,9 +57,9 @@ impl Reloader {
         engine: Orchestrator,
         routing: Arc<Routing>,
         store: Arc<dyn Store>,
-        (stats, certs, acme): (Arc<ControlStats>, Arc<Certs>, Acme),
+        (stats, certs, acme, traces): (Arc<ControlStats>, Arc<Certs>, Acme, Traces),
     ) -> Self {
-        Self { started: current.clone(), current, path, engine, routing, store, stats, certs, acme }
+        Self { started: current.clone(), current, path, engine, routing, store, stats, certs, acme, traces }
     }
 
     /// Applies the configuration that lockgate was started with, but for its services: see [`services_of`].
@@ -88,9 +95,14 @@ impl Reloader {
                 Some(()) = changes.recv() => {
                     tokio::time::sleep(QUIET).await;
                     while changes.try_recv().is_ok() {}
+                    // Others write beside them: editors, and logs.
+                    if seen.as_ref().is_some_and(|seen| !seen.may_have_changed()) {
+                        continue;
+                    }
                     let now = self.look(watch.as_mut());
-                    if now != seen {
-                        seen = now;
+                    let is_same = now.as_ref().zip(seen.as_ref()).is_some_and(|(now, seen)| now.says_the_same_as(seen));
+                    seen = now;
+                    if !is_same {
                         self.reload_for("watch").await;
                     }
                 }
@@ -152,8 +164,9 @@ impl Reloader {
         self.put_apps(config).await?;
         // Before the routes: each connection looks at what TLS asks when those change.
         publish_certificates(&self.certs, config).map_err(|error| chain(&error))?;
-        self.engine.set_services(services(config, &self.routing));
+        self.engine.set_services(services(config, &self.routing, &self.store.link_key()));
         self.acme.configure(config.tls.acme.clone());
+        self.traces.configure(config.traces.clone());
         Ok(())
     }
 
@@ -161,6 +174,7 @@ impl Reloader {
         let mut apps: Vec<_> = config.apps.iter().map(|(name, app)| store_app(name, app)).collect();
         let known = self.store.apps().await.map_err(|error| chain(&error))?;
         refuse_taken(config, &known)?;
+        warn_unheard(config, &known);
         let is_left_out = |app: &App| app.origin == Origin::Config && !config.apps.contains_key(&app.name);
         for app in known.into_iter().filter(is_left_out) {
             warn!(app = %app.name, "the app is no longer in the configuration; it goes on serving, and is the API's now");
@@ -175,9 +189,8 @@ impl Reloader {
         self.engine.put_apps(&apps).await.map_err(|denied| chain(&denied))
     }
 
-    /// Of what the files say that the configuration is made of: a change of their times alone is none. From now on these
-    /// are watched.
-    fn look(&self, watch: Option<&mut Watch>) -> Option<blake3::Hash> {
+    /// Reads the files that the configuration is made of. From now on these are watched.
+    fn look(&self, watch: Option<&mut Watch>) -> Option<Sources> {
         let mut sources = crate::config::sources(self.path.as_deref()?);
         // Where their paths are filled in, these alone say them.
         sources.extend(self.current.tls.files.iter().cloned());
@@ -186,17 +199,7 @@ impl Reloader {
         if let Some(watch) = watch {
             watch.follow(&sources);
         }
-        let mut hasher = blake3::Hasher::new();
-        for source in &sources {
-            // Missing and empty are told apart; and one that is too large is refused by the reload.
-            let text = crate::config::read_source(source);
-            hasher.update(
-                format!("{} {}\0", source.display(), text.as_ref().map_or(0, |text| text.len() + 1))
-                    .as_bytes(),
-            );
-            hasher.update(text.unwrap_or_default().as_bytes());
-        }
-        Some(hasher.finalize())
+        Some(Sources::read(sources, SystemClock.wall()))
     }
 }
 
@@ -215,27 +218,35 @@ pub(super) async fn services_of(
     routing: &Routing,
 ) -> Result<Vec<ServiceRoute>, String> {
     refuse_taken(config, &store.apps().await.map_err(|error| chain(&error))?)?;
-    Ok(services(config, routing))
+    Ok(services(config, routing, &store.link_key()))
 }
 
-fn services(config: &Config, routing: &Routing) -> Vec<ServiceRoute> {
+fn services(config: &Config, routing: &Routing, secret: &[u8; 32]) -> Vec<ServiceRoute> {
     let mut routes = Vec::new();
     for (name, service) in &config.services {
         let workers = routing.workers();
         let target = |upstream: &ServiceUpstream| {
             let target = Target::new(InstanceId::generate(), upstream.address, workers);
-            Arc::new(
-                target.speaking(upstream.protocol).over(upstream.tls.clone()).told_by(service.proxy_protocol),
-            )
+            let target = target.speaking(upstream.protocol).over(upstream.tls.clone());
+            let places = service.limit.map(|(limit, _)| Arc::new(Places::new(limit)));
+            Arc::new(target.told_by(service.proxy_protocol).weighing(upstream.weight).limited_to(places))
         };
         let targets = service.upstreams.iter().map(target).collect();
         let stats = Arc::new(BackendStats::for_service(name.as_str(), workers));
-        let backend = Arc::new(Backend::new(targets, stats));
+        let balance = Balance::of(&service.balance, secret);
+        let queue = service.limit.map(|(_, queue)| Arc::new(Queue::of(queue)));
+        let backend = Arc::new(
+            Backend::new(targets, stats)
+                .balanced(balance)
+                .queueing(queue)
+                .with_https(OwnHttps::of(service.https, service.hsts)),
+        );
         routes.extend(service.hosts.iter().map(|rule| ServiceRoute {
             host: rule.pattern.clone(),
             prefix: rule.prefix.clone(),
             strip: rule.strip,
             backend: Arc::clone(&backend),
+            policies: service.policies.as_slice().into(),
         }));
     }
     routes
@@ -253,6 +264,18 @@ fn refuse_taken(config: &Config, known: &[App]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Of apps that are not the file's: what they say of https was heard where they were put, and will not be by these listeners.
+fn warn_unheard(config: &Config, known: &[App]) {
+    if !config.tls.listen.is_empty() {
+        return;
+    }
+    for app in known.iter().filter(|app| !config.apps.contains_key(&app.name)) {
+        for (field, detail, remedy) in unheard_https(app.settings.https, app.settings.hsts) {
+            warn!(app = %app.name, field, remedy, "{field} of the app {detail}: it is served without TLS");
+        }
+    }
 }
 
 /// Tells when something happens in the folders of files: editors and mounted volumes replace files instead of writing

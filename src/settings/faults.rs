@@ -1,6 +1,9 @@
 //! What the types of the settings alone do not show: one list for the configuration file and the admin API.
 
-use super::{AppSettings, PreviewAuthMode, Protocol, Strategy};
+use super::policy::policy_faults;
+use super::queue::queue_faults;
+use super::tls::tls_faults;
+use super::{AppSettings, HSTS_REMEDY, PreviewAuthMode, Strategy, is_hsts};
 use crate::ids::EnvironmentName;
 
 /// The least memory that an instance is given.
@@ -49,11 +52,17 @@ impl AppSettings {
             }
         };
         refuse(
-            self.proxy_protocol.is_none() || self.protocol == Protocol::Http1,
+            self.proxy_protocol.is_none() || !self.protocol.is_http2(),
             "proxy_protocol",
             "is told at the beginning of a connection, and those of HTTP/2 carry requests of many clients",
-            "leave it out, or write protocol: http1",
+            "leave it out, or write protocol: http1 or https",
         );
+        let faults_of_tls = tls_faults(self.protocol, self.tls.as_ref());
+        for (field, detail, remedy) in
+            queue_faults(self.max_concurrent_requests, self.queue).into_iter().chain(faults_of_tls)
+        {
+            refuse(false, field, detail, remedy);
+        }
         let positive = [
             ("health.interval", self.health.interval),
             ("health.timeout", self.health.timeout),
@@ -108,6 +117,7 @@ impl AppSettings {
             "is true, and with wake: false no request would start it again",
             remedy,
         );
+        refuse(self.hsts.is_none_or(is_hsts), "hsts", "is below a second", HSTS_REMEDY);
         refuse(self.port != Some(0), "port", "is 0", "name the port that the app listens on");
         if let Some(auth) = self.preview_auth.as_ref().filter(|auth| auth.mode == PreviewAuthMode::Basic) {
             let is_user = !auth.user.is_empty() && !auth.user.contains(':');
@@ -150,6 +160,7 @@ impl AppSettings {
             });
         }
         self.volume_faults(&mut faults);
+        policy_faults("policies", &self.policies, &mut faults);
         faults
     }
 

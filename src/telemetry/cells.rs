@@ -158,7 +158,7 @@ impl<const N: usize> Default for CounterTable<N> {
 }
 
 /// The codes of own answers that are counted by name.
-const CODES: [&str; 44] = [
+const CODES: [&str; 45] = [
     "_other",
     "bad_request",
     "target_too_long",
@@ -203,6 +203,7 @@ const CODES: [&str; 44] = [
     "hold_timeout",
     "hold_queue_full",
     "upstream_tls_failed",
+    "signed_link_required",
 ];
 
 /// The code of a key of [`CounterTable::add_named`].
@@ -222,15 +223,19 @@ pub(super) fn response_key(method: &Method, status: StatusCode, version: Version
         Method::OPTIONS => 7,
         _ => 0,
     };
-    let protocol = u64::from(version == Version::HTTP_2);
+    let protocol = match version {
+        Version::HTTP_2 => 1,
+        Version::HTTP_3 => 2,
+        _ => 0,
+    };
     protocol << 24 | method << 16 | u64::from(status.as_u16())
 }
 
 /// Method, status and protocol of a key.
 pub(super) fn response_of(key: u64) -> (&'static str, u64, &'static str) {
     let method = usize::try_from(key >> 16 & 0xff).ok().and_then(|at| METHODS.get(at));
-    let protocol = if key >> 24 == 0 { "1.1" } else { "2" };
-    (method.copied().unwrap_or(METHODS[0]), key & 0xffff, protocol)
+    let protocol = ["1.1", "2", "3"].get(usize::try_from(key >> 24).unwrap_or_default());
+    (method.copied().unwrap_or(METHODS[0]), key & 0xffff, protocol.copied().unwrap_or("1.1"))
 }
 
 #[cfg(test)]
@@ -249,9 +254,12 @@ mod tests {
     #[test]
     fn a_response_key_tells_method_status_and_protocol() {
         for (method, name) in [(Method::POST, "POST"), (Method::from_bytes(b"BREW").unwrap(), "_OTHER")] {
-            for (version, protocol) in
-                [(Version::HTTP_10, "1.1"), (Version::HTTP_11, "1.1"), (Version::HTTP_2, "2")]
-            {
+            for (version, protocol) in [
+                (Version::HTTP_10, "1.1"),
+                (Version::HTTP_11, "1.1"),
+                (Version::HTTP_2, "2"),
+                (Version::HTTP_3, "3"),
+            ] {
                 let key = response_key(&method, StatusCode::IM_A_TEAPOT, version);
                 assert_eq!(response_of(key), (name, 418, protocol));
             }

@@ -35,6 +35,17 @@ pub struct ControlStats {
     reload_success: Gauge,
     reload_at: Gauge<f64, AtomicU64>,
     acme_orders: Counters<Words>,
+    spans: SpanCounts,
+}
+
+/// What became of the spans of traces. Each has its handle, because some are counted by those who serve: without a lock.
+#[derive(Debug)]
+struct SpanCounts {
+    all: Counters<Words>,
+    exported: Counter,
+    dropped: Counter,
+    refused: Counter,
+    unsent: Counter,
 }
 
 /// What is read at the moment of a scrape.
@@ -89,7 +100,18 @@ impl Default for ControlStats {
             reload_success: Gauge::default(),
             reload_at: Gauge::default(),
             acme_orders: Family::default(),
+            spans: SpanCounts::default(),
         }
+    }
+}
+
+impl Default for SpanCounts {
+    fn default() -> Self {
+        let all = Counters::<Words>::default();
+        let of = |result| all.get_or_create(&[("result", result)]).clone();
+        let (exported, dropped) = (of("exported"), of("dropped"));
+        let (refused, unsent) = (of("refused"), of("unsent"));
+        Self { all, exported, dropped, refused, unsent }
     }
 }
 
@@ -156,6 +178,26 @@ impl ControlStats {
         self.acme_orders.get_or_create(&[("result", result)]).inc();
     }
 
+    /// So many spans of traces were taken by their collector.
+    pub fn spans_exported(&self, count: usize) {
+        self.spans.exported.inc_by(count as u64);
+    }
+
+    /// There was no room for them.
+    pub fn spans_dropped(&self, count: usize) {
+        self.spans.dropped.inc_by(count as u64);
+    }
+
+    /// The collector will never take them.
+    pub fn spans_refused(&self, count: usize) {
+        self.spans.refused.inc_by(count as u64);
+    }
+
+    /// There was no time left to send them, or nowhere to send them to any more.
+    pub fn spans_unsent(&self, count: usize) {
+        self.spans.unsent.inc_by(count as u64);
+    }
+
     pub(super) fn register(&self, present: &Present, registry: &mut Registry) {
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What runs", version);
@@ -189,6 +231,7 @@ impl ControlStats {
             self.reload_at.clone(),
         );
         registry.register("acme_orders", "Orders for certificates that ended", self.acme_orders.clone());
+        registry.register("trace_spans", "Spans of traces by what became of them", self.spans.all.clone());
         present.register(registry);
     }
 }

@@ -158,6 +158,20 @@ fn encode_backends(backends: &[Series<'_>], encoder: &mut DescriptorEncoder<'_>)
         let waiting = began.saturating_sub(sum(stats, |cells| &cells.holds.ended));
         metric.encode_family(&labelled(named(stats), &[]))?.encode_gauge(&signed(waiting))?;
     }
+    let help = "Requests that waited for a place at a target, or found no room to";
+    let mut metric = encoder.encode_descriptor("queue_waits", help, None, MetricType::Counter)?;
+    for stats in backends {
+        for (result, of) in QUEUE_WAITS {
+            counter(&mut metric, &labelled(named(stats), &[("result", result)]), sum(stats, of))?;
+        }
+    }
+    let help = "Requests that wait for a place at a target";
+    let mut metric = encoder.encode_descriptor("queued_requests", help, None, MetricType::Gauge)?;
+    for stats in backends {
+        let began = sum(stats, |cells| &cells.queue.began);
+        let waiting = began.saturating_sub(sum(stats, |cells| &cells.queue.ended));
+        metric.encode_family(&labelled(named(stats), &[]))?.encode_gauge(&signed(waiting))?;
+    }
     Ok(())
 }
 
@@ -167,6 +181,12 @@ const HOLDS: [(&str, Of); 3] = [
     ("released", |cells| &cells.holds.released),
     ("timed_out", |cells| &cells.holds.timed_out),
     ("refused", |cells| &cells.holds.refused),
+];
+
+const QUEUE_WAITS: [(&str, Of); 3] = [
+    ("served", |cells| &cells.queue.released),
+    ("timed_out", |cells| &cells.queue.timed_out),
+    ("refused", |cells| &cells.queue.refused),
 ];
 
 const BACKEND_COUNTERS: [(&str, &str, Of); 2] = [

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{BackendCells, BackendStats, Latencies};
 
-/// Counts since the backend was first served. A request counts when it ends, a stream as well.
+/// Counts since the backend was first served. A request counts when it ends, a stream as well; one that the policies of its
+/// route answered does not, as nobody asked the backend for anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub requests: u64,
@@ -50,7 +51,7 @@ impl Tally {
 }
 
 impl BackendStats {
-    /// How many requests and streams have ended, over all workers.
+    /// How many requests and streams have ended, over all workers, without those that policies answered.
     #[must_use]
     pub fn ended(&self) -> u64 {
         self.workers.iter().map(|cells| cells.ended()).sum()
@@ -73,7 +74,8 @@ impl BackendStats {
 
 impl BackendCells {
     fn ended(&self) -> u64 {
-        self.responses.iter().map(|(_, count)| count).sum()
+        let all: u64 = self.responses.iter().map(|(_, count)| count).sum();
+        all.saturating_sub(self.stopped_by_policies.get())
     }
 
     /// Counts a request that the application answered whole, by how long it took to the head of its response.

@@ -88,6 +88,7 @@ pub(crate) struct Activity {
     body_fault: Cell<Option<BodyFault>>,
     /// The request is a call of gRPC: its client sends when it likes, and waits for so long at least.
     call: Cell<Option<Tick>>,
+    own: Cell<OwnLimits>,
     /// The client's socket is full: it has to read first.
     awaits_reader: Cell<bool>,
     /// Bytes that the socket took.
@@ -129,6 +130,7 @@ impl Activity {
             received: Cell::new(0),
             body_fault: Cell::new(None),
             call: Cell::new(None),
+            own: Cell::default(),
             awaits_reader: Cell::new(false),
             written: Cell::new(0),
             reader: Cell::default(),
@@ -160,6 +162,17 @@ impl Activity {
         self.received.set(0);
         self.body_fault.set(None);
         self.call.set(None);
+        self.own.set(OwnLimits::default());
+    }
+
+    /// The limits that its route has of its own.
+    pub(crate) fn own_limits(&self) -> OwnLimits {
+        self.own.get()
+    }
+
+    /// Its route has these.
+    pub(crate) fn limit(&self, own: OwnLimits) {
+        self.own.set(own);
     }
 
     /// The request is a call of gRPC, for whose end its client waits `patience` ticks.
@@ -370,19 +383,21 @@ impl Activity {
                 let waited = u64::from(self.awaited.get());
                 let floor = waited * limits.floor_per_tick;
                 let slow = self.awaited.get() >= limits.floor_after && self.received.get() < floor;
-                (slow || idle >= limits.body_idle).then_some(Abort::BodyTimeout)
+                let limit = self.own.get().body_idle.unwrap_or(limits.body_idle);
+                (slow || idle >= limit).then_some(Abort::BodyTimeout)
             }
             Phase::Request | Phase::Held if gone => Some(Abort::ClientGone),
             // The app may have nothing to say before it has heard all.
             Phase::Request if self.call.get().is_some() && self.is_receiving.get() => None,
             Phase::Request => {
-                let patience = self.call.get().unwrap_or_default().max(limits.response_head);
+                let limit = self.own.get().response_head.unwrap_or(limits.response_head);
+                let patience = self.call.get().unwrap_or_default().max(limit);
                 (idle >= patience).then_some(Abort::ResponseTimeout)
             }
             Phase::Response | Phase::EventStream if gone && idle >= limits.half_closed => {
                 Some(Abort::ClientGone)
             }
-            Phase::Response if idle >= limits.response_idle => {
+            Phase::Response if idle >= self.own.get().response_idle.unwrap_or(limits.response_idle) => {
                 // Whose fault it is that nothing moves.
                 Some(if self.awaits_reader.get() { Abort::ReaderTooSlow } else { Abort::ResponseIdle })
             }
@@ -390,6 +405,14 @@ impl Activity {
             Phase::Held | Phase::Response | Phase::EventStream | Phase::Tunnel | Phase::Multiplexed => None,
         }
     }
+}
+
+/// What a route says for its requests in place of [`TickLimits`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OwnLimits {
+    pub(crate) body_idle: Option<Tick>,
+    pub(crate) response_head: Option<Tick>,
+    pub(crate) response_idle: Option<Tick>,
 }
 
 /// The limits of `proxy::Limits` in ticks.

@@ -21,17 +21,20 @@ pub(crate) enum RequestBody {
     Again(Box<Again>),
 }
 
-/// A body of which something was read, for a request that nobody acted on, and that goes out once more.
+/// A body of which something was read before: for a request that nobody acted on and that goes out once more, or for one
+/// whose client is slower than its application should have to wait for.
 pub(crate) struct Again {
-    pub(super) first: VecDeque<Bytes>,
-    pub(super) rest: RequestBody,
-    pub(super) trailers: Option<HeaderMap>,
+    pub(crate) first: VecDeque<Bytes>,
+    pub(crate) rest: RequestBody,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 /// Where the body of a request comes from.
 pub(crate) enum Source {
     Http1(Incoming),
     Http2(StreamBody),
+    #[cfg(feature = "http3")]
+    Http3(Pin<Box<dyn Body<Data = Bytes, Error = BodyFault>>>),
     /// None: what follows the request is not its body.
     Empty,
 }
@@ -76,6 +79,24 @@ impl RequestBody {
         }
         activity.pass_body(true);
         Self::Streaming(Streaming { incoming, left: limit, activity: Rc::clone(activity), is_reserved })
+    }
+
+    /// At most `limit` bytes more of it, whatever was said before.
+    ///
+    /// # Errors
+    /// If more has been read already.
+    pub(crate) fn bound(&mut self, limit: u64) -> Result<(), BodyFault> {
+        match self {
+            Self::Empty => Ok(()),
+            Self::Streaming(body) => {
+                body.left = limit;
+                Ok(())
+            }
+            Self::Again(again) => {
+                let read: usize = again.first.iter().map(Bytes::len).sum();
+                again.rest.bound(limit.checked_sub(read as u64).ok_or(BodyFault::TooLarge)?)
+            }
+        }
     }
 }
 
@@ -193,6 +214,8 @@ impl Body for Source {
         match self.get_mut() {
             Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(|error| fault_of(&error)),
             Self::Http2(body) => body.poll_next(cx),
+            #[cfg(feature = "http3")]
+            Self::Http3(body) => body.as_mut().poll_frame(cx),
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -201,6 +224,8 @@ impl Body for Source {
         match self {
             Self::Http1(incoming) => incoming.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
+            #[cfg(feature = "http3")]
+            Self::Http3(body) => body.is_end_stream(),
             Self::Empty => true,
         }
     }
@@ -210,6 +235,8 @@ impl Body for Source {
             Self::Http1(incoming) => incoming.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
             Self::Http2(body) => body.length.map_or_else(SizeHint::default, SizeHint::with_exact),
+            #[cfg(feature = "http3")]
+            Self::Http3(body) => body.size_hint(),
         }
     }
 }

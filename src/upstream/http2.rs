@@ -25,6 +25,7 @@ use std::rc::Rc;
 use h2::Reason;
 use h2::client::SendRequest;
 use http::header::UPGRADE;
+use http::uri::Scheme;
 use http::{Request, Response};
 
 use crate::telemetry::ConnectCells;
@@ -89,7 +90,8 @@ async fn exchange(
     }
     let written = link.written();
     let is_empty = matches!(body, RequestBody::Empty);
-    let head = if is_upgrade { head::connecting(&parts) } else { head::of(&parts) };
+    let scheme = if target.target.tls.is_some() { &Scheme::HTTPS } else { &Scheme::HTTP };
+    let head = if is_upgrade { head::connecting(&parts, scheme) } else { head::of(&parts, scheme) };
     let (mut response, upload) = match sender.send_request(head, is_empty && !is_upgrade) {
         Ok(begun) => begun,
         Err(error) => {

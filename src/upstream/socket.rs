@@ -11,6 +11,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::routing::Target;
+use crate::routing::tls::HTTP_2;
 
 use super::UpstreamError;
 
@@ -31,13 +32,21 @@ impl Socket {
         if let Some(header) = header {
             stream.write_all(header).await.map_err(UpstreamError::Connect)?;
         }
-        let Some(tls) = &target.tls else { return Ok(Self::Plain(stream)) };
+        let Some(tls) = &target.tls else {
+            let is_plain = !target.protocol.is_tls();
+            let nobody = || UpstreamError::Tls(io::Error::other("nobody is known who could say who it is"));
+            return is_plain.then_some(Self::Plain(stream)).ok_or_else(nobody);
+        };
         let stream = TlsConnector::from(tls.config()).connect(tls.name(), stream).await;
-        stream.map(|stream| Self::Tls(Box::new(stream))).map_err(UpstreamError::Tls)
+        let stream = stream.map_err(UpstreamError::Tls)?;
+        if target.protocol.is_http2() && stream.get_ref().1.alpn_protocol() != Some(HTTP_2) {
+            return Err(UpstreamError::NotHttp2);
+        }
+        Ok(Self::Tls(Box::new(stream)))
     }
 }
 
-pub(super) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_nodelay(true)?;
     socket.connect(address).await
@@ -116,7 +125,7 @@ impl AsyncWrite for Socket {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::future::poll_fn;
     use std::sync::Arc;
 
@@ -132,7 +141,7 @@ mod tests {
     use crate::routing::tls::{Believed, ClientTls};
 
     /// Takes whatever certificate there is.
-    async fn both_ends() -> (Socket, tokio_rustls::server::TlsStream<TcpStream>) {
+    pub(in crate::upstream) async fn both_ends() -> (Socket, tokio_rustls::server::TlsStream<TcpStream>) {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
         let certificate = certificate.self_signed(&key).unwrap();

@@ -5,7 +5,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -15,10 +14,12 @@ use tokio::task::JoinSet;
 use crate::clock::Clock;
 use crate::gate::{Gate, Guard, Refused};
 use crate::routing::backend::Order;
+use crate::routing::queue::{self, Places};
 use crate::routing::{Backend, Target};
 use crate::telemetry::Telemetry;
 
-use super::connection::Connection;
+use super::balance::Way;
+use super::http1::{Connection, Lent};
 use super::http2::{Link, Place, STREAMS_MAX};
 use super::{ConnectLimits, Tick, UpstreamError};
 
@@ -45,6 +46,7 @@ pub(crate) struct Upstreams {
     rotation: RefCell<VecDeque<Rc<LocalBackend>>>,
     active: Active,
     drivers: Drivers,
+    lent: Rc<Lent>,
 }
 
 /// The tasks of a worker's HTTP/2 connections to targets. What is left of them ends with the worker's runtime.
@@ -57,6 +59,9 @@ type Active = Rc<RefCell<Vec<Rc<LocalTarget>>>>;
 pub(crate) struct LocalBackend {
     pub(crate) backend: Arc<Backend>,
     pub(crate) targets: Box<[Rc<LocalTarget>]>,
+    pub(super) way: Way,
+    /// Its targets do not all weigh the same.
+    pub(super) is_weighted: bool,
     last_used: Cell<Tick>,
 }
 
@@ -74,10 +79,13 @@ pub(crate) struct LocalTarget {
     /// How many streams the last of them took at once, when it was opened.
     streams: Cell<usize>,
     drivers: Drivers,
+    lent: Rc<Lent>,
     /// Open connections, idle or not.
     open: Cell<usize>,
     active: Active,
     is_active: Cell<bool>,
+    /// Its share does not grow any more since it joined.
+    pub(super) has_arrived: Cell<bool>,
 }
 
 /// The way to a target's gate for requests, without touching a count that workers share.
@@ -112,6 +120,7 @@ impl Upstreams {
             rotation: RefCell::default(),
             active: Rc::default(),
             drivers: Rc::default(),
+            lent: Rc::default(),
         }
     }
 
@@ -159,7 +168,16 @@ impl Upstreams {
             self.telemetry.show_held(&backend.stats);
         }
         let last_used = Cell::new(self.now.get());
-        let local = Rc::new(LocalBackend { backend: Arc::clone(backend), targets, last_used });
+        let mut weights = backend.targets.iter().map(|target| target.weight);
+        let first = weights.next();
+        let is_weighted = weights.any(|weight| Some(weight) != first);
+        let local = Rc::new(LocalBackend {
+            backend: Arc::clone(backend),
+            targets,
+            way: Way::of(backend),
+            is_weighted,
+            last_used,
+        });
         self.rotation.borrow_mut().push_back(Rc::clone(&local));
         local
     }
@@ -209,9 +227,11 @@ impl Upstreams {
             links: RefCell::default(),
             streams: Cell::new(STREAMS_MAX),
             drivers: Rc::clone(&self.drivers),
+            lent: Rc::clone(&self.lent),
             open: Cell::new(0),
             active: Rc::clone(&self.active),
             is_active: Cell::new(false),
+            has_arrived: Cell::new(target.joined.is_none() || target.slow_start.is_none()),
         });
         targets.insert(Arc::as_ptr(target), Rc::downgrade(&local));
         local
@@ -219,16 +239,26 @@ impl Upstreams {
 }
 
 impl LocalTarget {
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.target.address
-    }
-
     pub(super) fn clock(&self) -> &dyn Clock {
         &*self.clock
     }
 
     pub(super) fn limits(&self) -> ConnectLimits {
         self.limits
+    }
+
+    pub(super) fn lent(&self) -> &Lent {
+        &self.lent
+    }
+
+    /// What it serves at once, if that is limited.
+    pub(crate) fn places(&self) -> Option<&Places> {
+        self.target.places.as_deref()
+    }
+
+    /// A place of its that is free.
+    pub(crate) fn take_place(&self) -> Option<queue::Place> {
+        self.places()?.take()
     }
 
     /// What this worker has in flight to it.
@@ -249,7 +279,7 @@ impl LocalTarget {
         loop {
             // The borrow ends before the connection is polled or dropped: both come back to this target.
             let mut connection = self.idle.borrow_mut().pop()?;
-            if connection.idle_until > self.now.get() && connection.is_free() {
+            if connection.idle_until > self.now.get() && connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -326,7 +356,7 @@ impl LocalTarget {
         }
         let now = self.now.get();
         let mut idle = std::mem::take(&mut *self.idle.borrow_mut());
-        idle.retain_mut(|connection| !all && connection.idle_until > now && connection.is_free());
+        idle.retain_mut(|connection| !all && connection.idle_until > now && connection.is_quiet());
         // Dropping one comes back to this target, so the list is put back afterwards; nothing was added meanwhile.
         *self.idle.borrow_mut() = idle;
     }

@@ -228,7 +228,7 @@ impl Client {
         stream.set_nodelay(true).map_err(|error| Fault::Reset(format!("right after connecting: {error}")))?;
         let tls = if slot.kind.is_http2() { &self.tls_http2 } else { &self.tls };
         match tls {
-            None => Ok(Stream::Plain(stream)),
+            None => Ok(Stream::Left(stream)),
             Some(Ok(connector)) => {
                 let host = self.hosts[slot.host].host().trim_start_matches('[').trim_end_matches(']');
                 let name = ServerName::try_from(host.to_owned())
@@ -238,7 +238,7 @@ impl Client {
                     ErrorKind::InvalidData => Fault::Failed(format!("TLS handshake: {}", chain(&error))),
                     _ => Fault::Reset(format!("in the TLS handshake: {}", chain(&error))),
                 })?;
-                Ok(Stream::Tls(Box::new(stream)))
+                Ok(Stream::Right(Box::new(stream)))
             }
             Some(Err(error)) => Err(Fault::Failed(format!("TLS cannot be set up: {}", chain(error)))),
         }

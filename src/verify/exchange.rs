@@ -16,6 +16,8 @@ use super::plan::{Random, Slot};
 use super::tally::Fault;
 
 pub(super) const VERSION: &str = "x-version";
+/// The id that Lockgate gave it.
+pub(super) const DEPLOYMENT: &str = "x-deployment";
 pub(super) const INSTANCE: &str = "x-instance";
 const DIGEST: &str = "x-digest";
 const VERIFY_ID: HeaderName = HeaderName::from_static("x-verify-id");

@@ -9,7 +9,8 @@
 //! - R3: of two requests with `e₁ < s₂`, the second saw the same swap as the first, or a later one.
 //!
 //! A cutover in steps is a swap that leaves some clients what they had: from its first step on both versions are right,
-//! for each request anew, until the swap of its last step, or the one back.
+//! for each request anew, until the swap of its last step, or the one back. Of a time about which nothing is known any
+//! version is right, until the next swap that is.
 //!
 //! Together they are linearizability of that register. Versions recur (A, B, then A again), so an answer tells
 //! not which swap it saw but which ones it may have seen: those of its version in the window that R1 and R2
@@ -27,19 +28,20 @@ pub(super) type Version = usize;
 /// One swap, in the order in which the swaps were called. Times are since the run began.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Swap {
-    pub(super) version: Version,
+    pub(super) right: Right,
     pub(super) called: Duration,
     /// `None`: no answer yet; it may have happened, or may happen at any time.
     pub(super) answered: Option<Duration>,
-    pub(super) reach: Reach,
 }
 
-/// Who gets the version of a swap.
+/// Which versions are right from a swap on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
-    All,
-    /// The others get what they got before.
-    Some,
+pub(super) enum Right {
+    Only(Version),
+    /// Beside those that were right before.
+    Also(Version),
+    /// Nobody knows what was swapped to what.
+    Any,
 }
 
 /// One answer that told its version.
@@ -120,11 +122,12 @@ impl Serials {
         let before = reads.iter().filter(|read| read.seen < first_call).min_by_key(|read| read.seen);
         let mut versions = vec![before.map(|read| vec![read.version])];
         for swap in swaps {
-            let kept = match swap.reach {
-                Reach::All => Some(Vec::new()),
-                Reach::Some => versions.last().cloned().flatten(),
-            };
-            versions.push(kept.map(|kept| [kept, vec![swap.version]].concat()));
+            let before = versions.last().cloned().flatten();
+            versions.push(match swap.right {
+                Right::Only(version) => Some(vec![version]),
+                Right::Also(version) => before.map(|before| [before, vec![version]].concat()),
+                Right::Any => None,
+            });
         }
 
         let mut answered: Vec<(Duration, usize)> = (1..)

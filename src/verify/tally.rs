@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
-use super::exchange::{INSTANCE, Record, VERSION, submission_id};
-use super::history::{self, Reach, Read, Swap, Violation};
+use super::exchange::{DEPLOYMENT, INSTANCE, Record, VERSION, submission_id};
+use super::history::{self, Read, Right, Swap, Violation};
 use super::plan::{Kind, Slot};
 use super::verdict::{Class, Counts, Evidence, Latency, Verdict};
+use super::watch::Serving;
 
 /// The first failures are kept with what is known about them.
 const EVIDENCE: usize = 20;
@@ -54,14 +55,29 @@ struct State {
     versions: Vec<String>,
     version_numbers: HashMap<String, history::Version>,
     instances: BTreeSet<String>,
+    /// Answers by the version that they told.
+    answers_of: BTreeMap<String, u64>,
+    named_by: Naming,
     reads: Vec<Read>,
     /// The slot of each read.
     read_by: Vec<(u64, Kind, usize)>,
     /// `None`: the swap failed, so that nothing was to change.
     swaps: Vec<Option<Swap>>,
+    /// Of those, the answered ones that changed nothing: they say what is live.
+    restated: u64,
     /// Each submission that was begun, and whether it was answered well.
     submissions: BTreeMap<u64, bool>,
     submissions_checked: Option<u64>,
+}
+
+/// By what an answer says which version it comes from, to compare it with the swaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// By the name that the app gives itself.
+    #[default]
+    Version,
+    /// By the id that Lockgate gave it.
+    Deployment,
 }
 
 impl Tally {
@@ -97,6 +113,13 @@ impl Tally {
             state.instances.insert(instance.to_owned());
         }
         if let Some(version) = version {
+            *state.answers_of.entry(version.to_owned()).or_insert(0) += 1;
+        }
+        let named = match state.named_by {
+            Naming::Version => version,
+            Naming::Deployment => text(DEPLOYMENT),
+        };
+        if let Some(version) = named {
             let version = state.version(version);
             state.reads.push(Read { version, sent: sent - self.epoch, seen: seen - self.epoch });
             state.read_by.push((slot.number, slot.kind, slot.host));
@@ -179,11 +202,38 @@ impl Tally {
         state.submissions_checked = complete.then_some(submissions.len() as u64);
     }
 
-    pub(super) fn swap_called(&self, version: &str, reach: Reach, called: Instant) -> usize {
+    /// What answers are compared by from now on.
+    pub(super) fn name_by(&self, naming: Naming) {
+        self.lock().named_by = naming;
+    }
+
+    pub(super) fn swap_called(
+        &self,
+        version: &str,
+        right: fn(history::Version) -> Right,
+        called: Instant,
+    ) -> usize {
         let mut state = self.lock();
-        let version = state.version(version);
-        state.swaps.push(Some(Swap { version, called: called - self.epoch, answered: None, reach }));
+        let right = right(state.version(version));
+        state.swaps.push(Some(Swap { right, called: called - self.epoch, answered: None }));
         state.swaps.len() - 1
+    }
+
+    /// Between `since` and `seen` it became so that this serves; `is_change`: something else served before.
+    pub(super) fn serves(&self, serving: &Serving, is_change: bool, (since, seen): (Instant, Instant)) {
+        let mut state = self.lock();
+        let live = Right::Only(state.version(&serving.live));
+        let split = serving.split.as_ref().map(|split| Right::Also(state.version(split)));
+        let (called, answered) = (since - self.epoch, Some(seen - self.epoch));
+        state.swaps.push(Some(Swap { right: live, called, answered }));
+        state.swaps.extend(split.map(|right| Some(Swap { right, called, answered })));
+        state.restated += 1 + u64::from(split.is_some()) - u64::from(is_change);
+    }
+
+    /// From `since` on nobody knows what serves, until it is told again.
+    pub(super) fn unknown(&self, since: Instant) {
+        let called = since - self.epoch;
+        self.lock().swaps.push(Some(Swap { right: Right::Any, called, answered: None }));
     }
 
     pub(super) fn swap_answered(&self, number: usize, answered: Instant) {
@@ -209,16 +259,13 @@ impl Tally {
                 self.judge(&mut state, &swaps, violation);
             }
         }
-        let mut versions = BTreeMap::new();
-        for read in &state.reads {
-            *versions.entry(state.versions[read.version].clone()).or_insert(0) += 1;
-        }
+        let answered = swaps.iter().filter(|swap| swap.answered.is_some()).count() as u64;
         Verdict {
             counts: state.counts,
             failed_by: state.failed_by.clone(),
             sent_by: state.sent_by.clone(),
-            versions,
-            swaps: swaps.iter().filter(|swap| swap.answered.is_some()).count() as u64,
+            versions: state.answers_of.clone(),
+            swaps: answered - state.restated,
             answers_checked: told.then_some(state.reads.len() as u64),
             submissions_checked: state.submissions_checked,
             latency: Latency::of(std::mem::take(&mut state.latencies)),
@@ -235,7 +282,11 @@ impl Tally {
             Violation::Stale { read, swap } => {
                 let swap = &swaps[swap];
                 let late = state.reads[read].sent.saturating_sub(swap.answered.unwrap_or_default());
-                let (old, new) = (name(read), &state.versions[swap.version]);
+                let new = match swap.right {
+                    Right::Only(version) | Right::Also(version) => state.versions[version].as_str(),
+                    Right::Any => "another one",
+                };
+                let old = name(read);
                 let what = format!("served by {old}, sent {late:.1?} after the swap to {new} was answered");
                 (Class::WrongVersion, read, what)
             }

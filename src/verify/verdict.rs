@@ -161,6 +161,7 @@ impl fmt::Display for Verdict {
         row(f, "truncated", truncated, "")?;
         row(f, "cut", cut, if self.cuts_expected { "expected" } else { "" })?;
         let answers = match self.answers_checked {
+            Some(0) => "not checked: no answer says what it comes from".to_owned(),
             Some(answers) => format!("{answers} answers checked against {} swaps", self.swaps),
             None => "not checked: no swap was told".to_owned(),
         };

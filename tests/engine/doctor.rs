@@ -119,6 +119,7 @@ async fn a_volume_of_a_preview_that_is_gone_is_told_and_what_is_of_an_app_is_not
         app: app.parse().unwrap(),
         environment: EnvironmentName::production(),
         label: label.map(|label| label.parse().unwrap()),
+        name: "data".to_owned(),
     };
     let gone = of("web", Some("gone"));
     // The last one was kept when its app was removed.

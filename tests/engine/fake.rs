@@ -8,6 +8,7 @@
 //! not start), `each BEHAVIOUR…` (one for each replica).
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,10 +20,12 @@ use lockgate::runtime::{
     RuntimeError, Source, StoredVolume, VolumeScope,
 };
 use lockgate::settings::{RuntimeKind, StopSignal};
+use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// What a fake runtime was told, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,7 @@ pub(crate) enum Told {
     Stop(InstanceId),
     Remove(InstanceId),
     RemoveVolumes(VolumeScope),
+    RemoveVolume(String),
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +55,10 @@ pub(crate) struct FakeRuntime {
     specs: Mutex<Vec<InstanceSpec>>,
     pub(crate) volumes: Mutex<Vec<StoredVolume>>,
     most: AtomicUsize,
+    /// What is started from now on speaks TLS so.
+    tls: Mutex<Option<Arc<ServerConfig>>>,
+    /// What keeps stops from being answered.
+    held_stops: Mutex<Option<Arc<Notify>>>,
 }
 
 #[derive(Debug)]
@@ -106,6 +114,13 @@ impl FakeRuntime {
         self.unstalled.notify_one();
     }
 
+    /// Stops are not answered until somebody is notified.
+    pub(crate) fn hold_stops(&self) -> Arc<Notify> {
+        let held = Arc::new(Notify::new());
+        *self.held_stops.lock().unwrap() = Some(held.clone());
+        held
+    }
+
     /// How many HTTP requests an instance has answered.
     pub(crate) fn answered(&self, id: InstanceId) -> usize {
         self.instances.lock().unwrap()[&id].answered.load(Ordering::SeqCst)
@@ -118,6 +133,11 @@ impl FakeRuntime {
     /// Whether what is started from now on is sick at first.
     pub(crate) fn set_starts_sick(&self, starts_sick: bool) {
         self.starts_sick.store(starts_sick, Ordering::SeqCst);
+    }
+
+    /// What is started from now on speaks TLS.
+    pub(crate) fn speak_tls(&self, config: Arc<ServerConfig>) {
+        *self.tls.lock().unwrap() = Some(config);
     }
 
     /// Images bring their own health check from now on.
@@ -196,20 +216,33 @@ impl FakeRuntime {
     }
 
     async fn begin(&self, spec: &InstanceSpec) -> Result<Instance, RuntimeError> {
+        passed("fake.start")?;
         if self.away.load(Ordering::SeqCst) {
             return Err(RuntimeError::Unavailable { runtime: "fake", detail: "it is away".to_owned() });
         }
         self.told.lock().unwrap().push(Told::Start(spec.id));
         self.envs.lock().unwrap().insert(spec.deployment, spec.env.clone());
         self.specs.lock().unwrap().push(spec.clone());
-        self.volumes.lock().unwrap().extend(spec.volumes.iter().map(|volume| StoredVolume {
-            place: format!("{}.{}.{:?}.{}", spec.app, spec.environment, spec.label, volume.name),
-            app: spec.app.clone(),
-            environment: spec.environment.clone(),
-            label: spec.label.clone(),
-        }));
+        for volume in &spec.volumes {
+            let label = spec.label.as_ref().map_or("-", |label| label.as_str());
+            let stored = StoredVolume {
+                place: format!("{}.{}.{label}.{}", spec.app, spec.environment, volume.name),
+                app: spec.app.clone(),
+                environment: spec.environment.clone(),
+                label: spec.label.clone(),
+                name: volume.name.clone(),
+            };
+            let mut volumes = self.volumes.lock().unwrap();
+            if !volumes.contains(&stored) {
+                volumes.push(stored);
+            }
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let mut address = listener.local_addr().unwrap();
+        let tls = self.tls.lock().unwrap().clone();
+        if let Some(tls) = tls {
+            address = unwrapping(tls.into(), address).await;
+        }
         let is_again = self.instances.lock().unwrap().contains_key(&spec.id);
         let behaviour = match spec.command[0].as_str() {
             "nap" if is_again => "deaf",
@@ -272,6 +305,21 @@ impl FakeRuntime {
     }
 }
 
+/// Takes TLS off what goes to `inner`; returns where.
+async fn unwrapping(acceptor: TlsAcceptor, inner: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::runtime::Handle::current().spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            if let Ok(mut inner) = TcpStream::connect(inner).await {
+                drop(tokio::io::copy_bidirectional(&mut stream, &mut inner).await);
+            }
+        }
+    });
+    address
+}
+
 impl Runtime for FakeRuntime {
     fn kind(&self) -> RuntimeKind {
         RuntimeKind::Process
@@ -316,7 +364,9 @@ impl Runtime for FakeRuntime {
     }
 
     fn stop<'a>(&'a self, id: &'a InstanceId, _: Option<StopSignal>, _: Duration) -> Answer<'a, Exit> {
-        self.answer(|| {
+        let held = self.held_stops.lock().unwrap().clone();
+        let stopped = self.answer(|| {
+            passed("fake.stop")?;
             self.told.lock().unwrap().push(Told::Stop(*id));
             let exit = Exit { code: Some(0), ..Exit::default() };
             if let Some(life) = self.instances.lock().unwrap().get_mut(id) {
@@ -324,11 +374,18 @@ impl Runtime for FakeRuntime {
                 life.task.take().inspect(AbortHandle::abort);
             }
             Ok(exit)
+        });
+        Box::pin(async move {
+            if let Some(held) = held {
+                held.notified().await;
+            }
+            stopped.await
         })
     }
 
     fn remove<'a>(&'a self, id: &'a InstanceId) -> Answer<'a, ()> {
         self.answer(|| {
+            passed("fake.remove")?;
             self.told.lock().unwrap().push(Told::Remove(*id));
             self.instances.lock().unwrap().remove(id);
             Ok(())
@@ -345,6 +402,14 @@ impl Runtime for FakeRuntime {
                     })
             };
             self.volumes.lock().unwrap().retain(|volume| !is_in(volume));
+            Ok(())
+        })
+    }
+
+    fn remove_volume<'a>(&'a self, place: &'a str) -> Answer<'a, ()> {
+        self.answer(|| {
+            self.told.lock().unwrap().push(Told::RemoveVolume(place.to_owned()));
+            self.volumes.lock().unwrap().retain(|volume| volume.place != place);
             Ok(())
         })
     }
@@ -374,6 +439,15 @@ impl Runtime for FakeRuntime {
         self.watchers.lock().unwrap().push(sender);
         receiver
     }
+}
+
+/// A fail point of its own, as the engine has them.
+fn passed(point: &'static str) -> Result<(), RuntimeError> {
+    let failed = |fault: lockgate::fault::Injected| RuntimeError::Unavailable {
+        runtime: "fake",
+        detail: fault.to_string(),
+    };
+    lockgate::fault::at(point).map_err(failed)
 }
 
 fn health(word: &str) -> Health {

@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use lockgate::ids::OperationId;
 use lockgate::settings::{ReadinessMode, Replicas};
-use lockgate::store::{EventKind, GitFacts, NewDeployment, NewOperation, OperationKind, SwapPlan};
+use lockgate::store::{
+    EventKind, GitFacts, InstanceRow, NewDeployment, NewOperation, OperationKind, SwapPlan,
+};
 
 use super::*;
 
@@ -299,5 +301,72 @@ async fn of_many_orphans_none_is_removed_and_the_log_says_why() {
         let (left, log) = left_of(orphans, replicas).await;
         assert_eq!(left, 0, "{orphans} beside {replicas}");
         assert!(!log.has(said));
+    }
+}
+
+/// The list of what runs is older than the look at the rows: a row that is written since stands for its instance.
+#[tokio::test]
+async fn an_orphan_whose_row_is_written_meanwhile_is_left_alone() {
+    let bed = Bed::new().await;
+    let (deployment, _) = bed.deploy(&["serve", "1"]).await;
+    let deployment = bed.store.deployment(&deployment).await.unwrap().unwrap();
+    let held = bed.runtime.hold_stops();
+    let orphans = [orphan_of(deployment.id), orphan_of(deployment.id)];
+    for orphan in &orphans {
+        lockgate::runtime::Runtime::start(&*bed.runtime, orphan).await.unwrap();
+    }
+    let is_stopped = |orphan: &&lockgate::runtime::InstanceSpec| bed.count(&Told::Stop(orphan.id)) > 0;
+    eventually("one of them goes", async || {
+        bed.runtime.hint(orphans[0].id);
+        orphans.iter().any(|orphan| is_stopped(&orphan))
+    })
+    .await;
+    let other = orphans.iter().find(|orphan| !is_stopped(orphan)).unwrap();
+    let row = InstanceRow { id: other.id, ..InstanceRow::new(&deployment, deployment.operation) };
+    bed.store.put_instance(&row).await.unwrap();
+    held.notify_one();
+    bed.looked().await;
+    assert_eq!((bed.count(&Told::Stop(other.id)), bed.count(&Told::Remove(other.id))), (0, 0));
+    let gone = orphans.iter().find(|orphan| orphan.id != other.id).unwrap();
+    assert_eq!(bed.count(&Told::Remove(gone.id)), 1);
+}
+
+/// Whatever fails in a deploy, once: it goes live, or it has failed and what was live is; it does not stay on its way.
+#[cfg(feature = "fault")]
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_fail_point_of_a_deploy_fails_its_version_comes_to_an_end() {
+    use lockgate::fault::{Springs, Trap};
+    let bed = Bed::with(|settings| settings.deploy.watch = Delay::seconds(0)).await;
+    let (mut live, _) = bed.deploy(&["serve", "0"]).await;
+    let mut points = Vec::new();
+    for passes in 0.. {
+        let trap = Trap::after(passes, Springs::Once);
+        let submitted = bed.try_submit(request(&["serve", &format!("{}", passes + 1)])).await;
+        let mut ended = None;
+        if let Ok(mut submitted) = submitted {
+            ended = Some((submitted.deployment.unwrap(), bed.in_time(bed.ended(&mut submitted)).await));
+        }
+        let Some(point) = trap.sprung() else { break };
+        drop(trap);
+        points.push(point);
+        let Some((deployment, _)) = ended else { continue };
+        eventually(&format!("{point}: it comes to an end"), async || {
+            bed.clock.leap(Duration::from_secs(5));
+            bed.status(deployment).await.0.is_end()
+        })
+        .await;
+        if bed.status(deployment).await.0 == DeploymentStatus::Ready {
+            live = deployment;
+        }
+        assert_eq!(bed.serves(HOST), Ok(live.to_string()), "{point}");
+        eventually(&format!("{point}: nothing is left of it"), async || {
+            bed.clock.leap(Duration::from_secs(5));
+            let is_left = bed.status(deployment).await.0 != DeploymentStatus::Ready;
+            !is_left || bed.runtime.of(deployment).is_empty()
+        })
+        .await;
+    }
+    for point in ["store.write", "fake.start", "step.check.acted", "swap.committed"] {
+        assert!(points.contains(&point), "{points:?}");
     }
 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockgate::clock::Clock;
 use lockgate::ids::InstanceId;
 use lockgate::routing::Target;
+use lockgate::routing::standing::Share;
 use lockgate::settings::{AppSettings, Delay, ReadinessMode, Replicas};
 
 use crate::fake::FakeRuntime;
@@ -90,15 +92,35 @@ async fn the_last_replica_that_serves_stays_and_comes_back_healthy() {
 }
 
 #[tokio::test]
+async fn a_replica_that_checks_bring_back_begins_with_nothing_of_its_share() {
+    let bed = Bed::with(replicas(2)).await;
+    bed.deploy(&["serve", "1"]).await;
+    let targets = bed.targets();
+    let slow = Duration::from_secs(30);
+    let share = |at: usize| targets[at].share_by_checks(Clock::now(&*bed.clock), slow);
+    assert_eq!([share(0), share(1)], [Share::All; 2], "they were never out of rotation");
+    // Both, so that neither is replaced.
+    targets.iter().for_each(|target| bed.runtime.set_sick(target.id, true));
+    bed.comes_to("both are unhealthy", || targets.iter().all(|target| !target.is_healthy())).await;
+    bed.runtime.set_sick(targets[0].id, false);
+    bed.comes_to("one is healthy", || targets[0].is_healthy()).await;
+    let Share::Part(part) = share(0) else { panic!("{:?}", share(0)) };
+    assert!(part < Share::WHOLE / 2, "{part}");
+    assert_eq!(share(1), Share::None);
+    // The checks go on, and its share grows all the same.
+    bed.comes_to("its share is whole", || share(0) == Share::All).await;
+}
+
+#[tokio::test]
 async fn a_replica_that_stays_unhealthy_is_not_replaced_over_and_over() {
     let bed = Bed::with(replicas(2)).await;
     bed.deploy(&["serve", "1"]).await;
     let [ill, _] = bed.targets().try_into().unwrap();
     bed.runtime.set_starts_sick(true);
     bed.runtime.set_sick(ill.id, true);
-    let began = lockgate::clock::Clock::now(&*bed.clock);
+    let began = Clock::now(&*bed.clock);
     bed.comes_to("it was tried five times", || bed.runtime.starts(ill.id) == 6).await;
-    let took = lockgate::clock::Clock::now(&*bed.clock) - began;
+    let took = Clock::now(&*bed.clock) - began;
     assert!(took >= Duration::from_secs(10 + 20 + 40 + 80), "five tries within {took:?}");
     assert_eq!(bed.targets().len(), 1, "it never was ready");
 }

@@ -4,6 +4,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 mod access;
+mod balance;
+#[path = "../tls/ca.rs"]
+mod ca;
 mod clock;
 mod clones;
 mod doctor;
@@ -17,10 +20,12 @@ mod health;
 mod host_names;
 mod hosts;
 mod hours;
+mod https;
 mod idle;
 mod model;
 mod moves;
 mod plane;
+mod policies;
 mod preview_auth;
 mod previews;
 mod progressive;
@@ -35,6 +40,7 @@ mod schedule;
 mod skew;
 mod submissions;
 mod swaps;
+mod tls;
 mod volumes;
 mod wake;
 mod warm;

@@ -1,11 +1,16 @@
-//! Random orders of everything that moves versions, with leaps of time and restarts in between, against a model of
-//! what an operator expects. `LOCKGATE_SEED` repeats a run, `LOCKGATE_MODEL_STEPS` sets its length. With an even seed
-//! production scales to zero.
+//! Random orders of everything that moves versions, with leaps of time and restarts in between, and with faults inside of
+//! what is asked, against a model of what an operator expects. `LOCKGATE_SEED` repeats a run as far as the machine does the
+//! same again, `LOCKGATE_MODEL_STEPS` sets its length. With an even seed production scales to zero.
+
+#[cfg(feature = "fault")]
+mod faults;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Mutex;
 
 use lockgate::clock::{SystemClock, Timestamp};
-use lockgate::deploy::ScheduledState;
+use lockgate::deploy::{Gate, ScheduledState};
 use lockgate::settings::{DeploySettings, Percent};
 
 use super::*;
@@ -16,6 +21,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Between what the model and the engine take for the time at which something was armed.
 const NEAR: Duration = Duration::from_secs(50);
+/// For which the engine may be behind the model, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// After which previews, and what is live where it scales to zero, rest.
 const IDLE: Duration = Duration::from_secs(5 * 60);
 /// After which what stays warm is looked at again.
@@ -75,6 +82,19 @@ enum Act {
     Restart,
 }
 
+/// An act, and what goes wrong inside of it.
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    act: Act,
+    fault: Option<Fault>,
+}
+
+#[cfg(feature = "fault")]
+use faults::Fault;
+#[cfg(not(feature = "fault"))]
+#[derive(Clone, Copy, Debug)]
+enum Fault {}
+
 /// How a cutover goes on from its first step.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
@@ -92,6 +112,16 @@ impl Random {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         usize::try_from((mixed ^ (mixed >> 31)) % end as u64).unwrap()
+    }
+
+    fn plan(&mut self, versions: usize) -> Planned {
+        let act = self.act(versions);
+        Planned { act, fault: self.fault(act) }
+    }
+
+    #[cfg(not(feature = "fault"))]
+    fn fault(&mut self, _: Act) -> Option<Fault> {
+        None
     }
 
     fn act(&mut self, versions: usize) -> Act {
@@ -239,8 +269,11 @@ impl Model {
             }
             is_kept
         });
-        let way_back = self.way_back();
-        for index in 0..self.versions.len() {
+        // What is due first comes first: what it archives is not spared for, and another one is.
+        let mut order: Vec<_> = (0..self.versions.len()).collect();
+        order.sort_by_key(|index| self.versions[*index].timer.map_or(now, |due| due.at));
+        for index in order {
+            let way_back = self.way_back();
             self.run_if_due(index, now, settings);
             let rests = self.rests_when_idle(index);
             let version = &mut self.versions[index];
@@ -268,12 +301,23 @@ impl Model {
     }
 }
 
+#[cfg(not(feature = "fault"))]
+impl Run {
+    async fn interrupted(&mut self, _: Act, fault: Fault) -> Vec<Model> {
+        match fault {}
+    }
+}
+
 /// The bed and its model, side by side.
 struct Run {
     bed: Option<Bed>,
     model: Model,
     settings: DeploySettings,
     made: usize,
+    /// At which fail points the faults so far were, where they came to one.
+    sprung: Vec<Option<&'static str>>,
+    /// What was asked last that was refused or failed.
+    failure: Mutex<String>,
 }
 
 impl Run {
@@ -290,9 +334,16 @@ impl Run {
         request(&[behaviour, &self.made.to_string()])
     }
 
+    fn failed(&self, what: &dyn Debug) {
+        *self.failure.lock().unwrap() = format!("{what:?}");
+    }
+
     async fn run(&self, submitted: Result<Submitted, Denied>) -> Option<(Submitted, OperationState)> {
-        let mut submitted = submitted.ok()?;
+        let mut submitted = submitted.inspect_err(|denied| self.failed(denied)).ok()?;
         let operation = self.bed().ended(&mut submitted).await;
+        if operation.state != OperationState::Succeeded {
+            self.failed(&operation);
+        }
         Some((submitted, operation.state))
     }
 
@@ -369,7 +420,7 @@ impl Run {
                 let is_taken = self.model.can_serve(version)
                     && !self.model.versions[version].is_labelled
                     && (!is_live || self.model.is_rolled_back);
-                let promoted = self.bed().promote(self.model.versions[version].id).await;
+                let promoted = self.promoted(self.model.versions[version].id).await;
                 let promoted = self.run(promoted).await;
                 if is_taken {
                     if !is_live {
@@ -471,6 +522,16 @@ impl Run {
         }
     }
 
+    /// Asks again while it still drains, as what a crash interrupted may.
+    async fn promoted(&self, deployment: DeploymentId) -> Result<Submitted, Denied> {
+        let mut promoted = self.bed().promote(deployment).await;
+        while let Err(Denied::Gate(Gate::DeploymentDraining)) = promoted {
+            self.is_seen().await;
+            promoted = self.bed().promote(deployment).await;
+        }
+        promoted
+    }
+
     async fn rolled_back(&mut self, target: Option<usize>, moved: Result<Submitted, Denied>) -> (bool, bool) {
         let moved = self.run(moved).await;
         if let Some(target) = target {
@@ -480,9 +541,9 @@ impl Run {
         (target.is_some(), moved.is_some_and(|(_, state)| state == OperationState::Succeeded))
     }
 
-    /// Everything that can be seen, as the model has it; `Err` says what differs.
-    async fn compare(&self) -> Result<(), String> {
-        let (bed, model) = (self.bed(), &self.model);
+    /// Everything that can be seen, as a model has it; `Err` says what differs.
+    async fn compare(&self, model: &Model) -> Result<(), String> {
+        let bed = self.bed();
         let same = |what: &str, expected: String, is: String| {
             if expected == is { Ok(()) } else { Err(format!("{what}: expected {expected}, is {is}")) }
         };
@@ -524,6 +585,8 @@ impl Run {
                 return Err(format!("{name}: expected {:?}, is {timer:?}", version.timer));
             }
         }
+        let in_order = self.in_order_of_their_cutovers(model).await;
+        same("the order in which they were live", true.to_string(), in_order.to_string())?;
         for label in LABELS {
             let version = model.labels.get(label).map(|(version, _)| &model.versions[*version]);
             if version.is_some_and(|version| version.state != DesiredState::Running) {
@@ -536,23 +599,44 @@ impl Run {
         Ok(())
     }
 
-    /// Waits until it is so. The engine may have looked for what is due right before the last leap: so time goes on.
-    async fn agrees(&mut self, history: &[Act]) {
-        let mut last = Ok(());
+    /// Whether those that can be gone back to were live in the order in which the model has it.
+    async fn in_order_of_their_cutovers(&self, model: &Model) -> bool {
+        let mut lives = Vec::new();
+        for (index, version) in model.versions.iter().enumerate() {
+            let found = self.bed().store.deployment(&version.id).await.unwrap().unwrap();
+            if model.can_serve(index) && !version.is_labelled {
+                lives.push((version.live_at, found.live_at));
+            }
+        }
+        lives.sort();
+        lives.is_sorted_by_key(|(_, at)| *at)
+    }
+
+    /// Waits until it is as one of these says, which is the model from then on. The engine may have looked for what is due
+    /// right before the last leap: so time goes on.
+    async fn agrees(&mut self, mut outcomes: Vec<Model>, history: &[Planned]) {
+        let mut differ = Vec::new();
         let looked = async {
             loop {
-                last = self.compare().await;
-                if last.is_ok() {
-                    return;
+                let mut seen = Vec::new();
+                for outcome in &outcomes {
+                    match self.compare(outcome).await {
+                        Ok(()) => return outcome.clone(),
+                        Err(what) => seen.push(what),
+                    }
                 }
+                differ = seen;
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let clock = self.bed().clock.clone();
                 clock.leap(Duration::from_secs(1));
-                self.model.arrive(clock.wall(), &self.settings);
+                outcomes.iter_mut().for_each(|outcome| outcome.arrive(clock.wall(), &self.settings));
             }
         };
-        if tokio::time::timeout(Duration::from_secs(30), looked).await.is_err() {
-            panic!("{}\nafter {history:?}\n{:?}", last.unwrap_err(), self.model);
+        match tokio::time::timeout(PATIENCE, looked).await {
+            Ok(outcome) => self.model = outcome,
+            Err(_) => {
+                panic!("{differ:#?}\nafter {history:?}\nfaults at {:?}\n{:?}", self.sprung, self.model)
+            }
         }
     }
 }
@@ -579,15 +663,26 @@ async fn whatever_is_asked_in_whatever_order_all_is_as_the_model_says() {
     bed.clock.stop();
     let settings = bed.store.app(&app()).await.unwrap().unwrap().settings.deploy;
     let model = Model { scales_to_zero, ..Model::default() };
-    let mut run = Run { bed: Some(bed), model, settings, made: 0 };
+    let mut run =
+        Run { bed: Some(bed), model, settings, made: 0, sprung: Vec::new(), failure: Mutex::default() };
     let mut random = Random(seed);
-    let mut history = vec![Act::Deploy];
+    let mut history = vec![Planned { act: Act::Deploy, fault: None }];
     for step in 0..steps {
-        let act = history[usize::try_from(step).unwrap()];
-        let (expected, is) = run.act(act).await;
-        assert_eq!(is, expected, "whether it succeeds: {act:?} after {step} acts\n{:?}", run.model);
+        let planned = history[usize::try_from(step).unwrap()];
+        let outcomes = match planned.fault {
+            Some(fault) => run.interrupted(planned.act, fault).await,
+            None => {
+                let (expected, is) = run.act(planned.act).await;
+                assert_eq!(
+                    is, expected,
+                    "whether it succeeds: {planned:?} after {step} acts\n{:?}\n{:?}",
+                    run.failure, run.model
+                );
+                vec![run.model.clone()]
+            }
+        };
         run.is_seen().await;
-        run.agrees(&history).await;
-        history.push(random.act(run.model.versions.len()));
+        run.agrees(outcomes, &history).await;
+        history.push(random.plan(run.model.versions.len()));
     }
 }

@@ -109,11 +109,20 @@ async fn the_gates_of_a_rollback_are_told_in_their_order() {
     assert!(matches!(bed.rollback(None, None).await, Err(Denied::NothingToGoBackTo)));
     let [one, two, three] = three_versions(&bed).await;
     let (failed, _) = bed.deploy(&["exit", ""]).await;
+    let preview = DeployRequest { label: Some("x".parse().unwrap()), ..request(&["exit", "x"]) };
+    let mut preview = bed.try_submit(preview).await.unwrap();
+    bed.ended(&mut preview).await;
+    let elsewhere = preview.deployment.unwrap();
     let nobody = DeploymentId::generate();
     // Each is wrong in all later ways too, as far as that can be.
     let cases = [
         (nobody, nobody, "deployment_not_found"),
+        (nobody, elsewhere, "deployment_not_found"),
+        (elsewhere, nobody, "deployment_not_found"),
+        (elsewhere, elsewhere, "same_deployment"),
         (failed, failed, "same_deployment"),
+        (two, elsewhere, "different_environment"),
+        (elsewhere, failed, "different_environment"),
         (two, failed, "source_not_live"),
         (three, failed, "deployment_not_ready"),
     ];

@@ -1,6 +1,7 @@
 //! Ephemeral deployments: how many there are, when they end, and what takes their place.
 
 use lockgate::deploy::{RestReceipt, ScheduledState};
+use lockgate::routing::backend::Order;
 use lockgate::store::{Of, OperationKind, Page};
 
 use super::*;
@@ -34,7 +35,10 @@ impl Bed {
             self.clock.leap(Duration::from_secs(60));
             let page = Page { offset: 0, limit: 100 };
             let all = self.store.operations(&Of::default(), page).await.unwrap();
-            noted = all.into_iter().find(|one| one.kind == kind && one.deployment == Some(deployment));
+            let mut of_it =
+                all.into_iter().filter(|one| one.kind == kind && one.deployment == Some(deployment));
+            noted = of_it.next();
+            assert_eq!(of_it.next(), None, "it is there twice");
             noted.is_some()
         })
         .await;
@@ -256,13 +260,39 @@ async fn what_an_expired_preview_cut_is_in_the_history() {
     let (preview, _) = bed.preview("feat", HOUR, &["stall", "1"]).await;
     let asked = plane.ask_at(&host("feat"), "").await;
     eventually("it is in flight", async || bed.runtime.stalled() == 1).await;
+    let target = bed.backend(&host("feat")).unwrap().targets[0].clone();
     bed.clock.leap(Duration::from_secs(HOUR));
+    eventually("it is to be cut", async || {
+        let is_told = target.order() >= Order::CutRequests;
+        if !is_told {
+            bed.clock.leap(Duration::from_secs(1));
+        }
+        is_told
+    })
+    .await;
+    // By a worker, which needs its turn: no time is taken from it.
+    let answer = plane::Plane::rest(asked).await;
+    assert!(answer.contains("drain_cut"), "{answer}");
     let (actor, receipt) = bed.noted(preview, OperationKind::Archive).await;
     assert_eq!((actor.as_str(), receipt.desired_state), ("expiry", DesiredState::Archived));
     assert_eq!((receipt.drained.requests, receipt.cut.len()), (0, 1), "{receipt:?}");
     assert_eq!((receipt.cut[0].method.as_str(), receipt.cut[0].host.as_str()), ("GET", "feat.web.test"));
-    drop(asked);
     plane.shutdown().await;
+}
+
+/// Fixed fault: reconcile, which sees what the store has, was faster than who had decided, and the history named it.
+#[cfg(feature = "fault")]
+#[tokio::test]
+async fn what_reconcile_finishes_is_in_the_history_by_the_word_of_who_decided_it() {
+    use lockgate::fault::{Springs, Trap};
+    let bed = Bed::new().await;
+    bed.deploy(&["serve", "live"]).await;
+    let (preview, _) = bed.preview("feat", HOUR, &["serve", "1"]).await;
+    let trap = Trap::at("label.archived", Springs::Once);
+    bed.clock.leap(Duration::from_secs(HOUR));
+    eventually("it is decided", async || trap.sprung().is_some()).await;
+    bed.looked().await;
+    assert_eq!(bed.noted(preview, OperationKind::Archive).await.0, "expiry");
 }
 
 /// Fixed fault: the lanes are those of environments, and the labels are the app's.
@@ -285,4 +315,18 @@ async fn an_older_deploy_of_another_environment_that_ends_late_does_not_take_the
     assert_eq!(bed.ended(&mut older).await.state, OperationState::Superseded);
     assert_eq!(bed.serves(&host("feat")), Ok(newer.to_string()));
     assert_eq!(bed.status(newer).await, (DeploymentStatus::Ready, DesiredState::Running));
+}
+
+#[tokio::test]
+async fn a_label_that_is_deployed_again_has_a_whole_new_time() {
+    let bed = Bed::new().await;
+    bed.deploy(&["serve", "live"]).await;
+    bed.preview("feat", HOUR, &["serve", "1"]).await;
+    bed.clock.leap(Duration::from_secs(HOUR - 60));
+    let (new, _) = bed.preview("feat", HOUR, &["serve", "2"]).await;
+    bed.clock.leap(Duration::from_secs(HOUR - 60));
+    bed.looked().await;
+    assert_eq!(bed.serves(&host("feat")), Ok(new.to_string()), "it ended with the time of the first one");
+    bed.clock.leap(Duration::from_secs(61));
+    assert_eq!(bed.serves(&host("feat")), Err(Miss::EphemeralExpired));
 }

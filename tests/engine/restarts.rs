@@ -232,6 +232,10 @@ async fn a_burst_of_hints_is_answered_by_one_look() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(bed.runtime.looks(), before);
-    bed.clock.leap(Duration::from_millis(300));
-    eventually("it looks", async || bed.runtime.looks() == before + 1).await;
+    eventually("it looks", async || {
+        bed.clock.leap(Duration::from_millis(5));
+        bed.runtime.looks() > before
+    })
+    .await;
+    assert_eq!(bed.runtime.looks(), before + 1);
 }

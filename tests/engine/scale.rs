@@ -2,7 +2,7 @@
 
 use lockgate::deploy::{RollbackRequest, ScaleReceipt, ScaleRequest};
 use lockgate::ids::{EnvironmentName, InstanceId};
-use lockgate::settings::Replicas;
+use lockgate::settings::{QueueSettings, Replicas};
 
 use super::*;
 
@@ -250,4 +250,49 @@ async fn after_a_restart_there_are_as_many_as_it_was_scaled_to() {
     let one = bed.rotation();
     let bed = bed.restart().await;
     assert_eq!((bed.rotation(), bed.scaled_to().await), (one, Some(1)));
+}
+
+#[tokio::test]
+async fn an_instance_that_joins_starts_slowly_and_those_of_a_swap_do_not() {
+    let bed = Bed::with(|settings| settings.slow_start = Some(LONG)).await;
+    let joined = || {
+        let targets = bed.backend(HOST).unwrap().targets.to_vec();
+        assert!(targets.iter().all(|target| target.slow_start == Some(LONG.0)));
+        targets.iter().filter(|target| target.joined.is_some()).count()
+    };
+    bed.deploy(&["serve", "1"]).await;
+    assert_eq!(joined(), 0, "it is the first");
+    bed.scaled(3).await;
+    assert_eq!(joined(), 2);
+    bed.deploy(&["serve", "2"]).await;
+    assert_eq!((bed.rotation().len(), joined()), (3, 0), "all are new");
+    // What a restart of Lockgate finds has been there before.
+    let bed = bed.restart().await;
+    assert!(bed.backend(HOST).unwrap().targets.iter().all(|target| target.joined.is_none()));
+}
+
+#[tokio::test]
+async fn a_limit_is_one_for_all_that_leads_to_an_instance_and_stays_as_others_join() {
+    let options = Options { apex: Some("apps.test".parse().unwrap()), ..Options::default() };
+    let bed = Bed::with_options(options, |settings| {
+        settings.max_concurrent_requests = Some(2);
+        settings.queue = Some(QueueSettings { size: 5, timeout: LONG });
+    })
+    .await;
+    let (version, _) = bed.deploy(&["serve", "1"]).await;
+    let live = bed.backend(HOST).unwrap();
+    let hosts = bed.engine.hosts(version);
+    let backends = hosts.iter().filter_map(|host| bed.backend(host).ok());
+    let own = backends.into_iter().find(|backend| !Arc::ptr_eq(backend, &live)).unwrap();
+    assert!(!Arc::ptr_eq(&live.targets[0], &own.targets[0]), "each has a gate of its own");
+    let places = [&live, &own].map(|backend| Arc::clone(backend.targets[0].places.as_ref().unwrap()));
+    assert!(Arc::ptr_eq(&places[0], &places[1]) && places[0].limit() == 2);
+    assert!(Arc::ptr_eq(live.queue.as_ref().unwrap(), own.queue.as_ref().unwrap()));
+    bed.scaled(3).await;
+    let more = bed.backend(HOST).unwrap();
+    assert!(Arc::ptr_eq(live.queue.as_ref().unwrap(), more.queue.as_ref().unwrap()));
+    let mut limits: Vec<_> = more.targets.iter().filter_map(|target| target.places.clone()).collect();
+    assert_eq!(limits.len(), 3);
+    limits.retain(|limit| Arc::ptr_eq(limit, &places[0]));
+    assert_eq!(limits.len(), 1, "the first one's is kept, and the others have their own");
 }

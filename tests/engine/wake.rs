@@ -307,3 +307,20 @@ async fn a_request_does_not_wait_for_the_last_stream_of_what_is_about_to_be_stop
     bed.put_to_sleep(preview).await;
     assert_eq!(bed.runtime.told().iter().filter(|told| **told == Told::Stop(instance)).count(), 1);
 }
+
+#[tokio::test]
+async fn requests_wait_for_a_start_as_long_and_as_many_as_the_app_says() {
+    let bed = Bed::with(|settings| {
+        settings.wake_timeout = Delay::seconds(7);
+        settings.wake_queue = 3;
+    })
+    .await;
+    bed.deploy(&["serve", "live"]).await;
+    let preview = bed.sleeper(&["serve", "feat"]).await;
+    bed.put_to_sleep(preview).await;
+    let hold = bed.held_at(PREVIEW).unwrap();
+    let rules = hold.rules();
+    assert_eq!((rules.limit, rules.cap), (Duration::from_secs(7), 3));
+    assert_eq!(rules.timed_out.code, "wake_timeout");
+    assert!(rules.timed_out.retry_after > 0, "who waited too long is told when to come back");
+}

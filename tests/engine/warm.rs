@@ -41,7 +41,8 @@ impl Bed {
     /// Lets time pass until a version sleeps.
     async fn falls_asleep(&self, deployment: DeploymentId) {
         eventually("it sleeps", async || {
-            self.clock.leap(Duration::from_secs(60));
+            // Not so fast that hours go by while it is written down.
+            self.clock.leap(Duration::from_secs(20));
             self.status(deployment).await == ASLEEP
         })
         .await;

@@ -1,6 +1,12 @@
 //! Certificates by ACME with the real binary, against a real ACME server that looks for its answers here.
 
+mod account;
+mod asleep;
+mod dns_update;
+mod front;
+mod named;
 mod pebble;
+mod retry_after;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

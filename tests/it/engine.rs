@@ -21,6 +21,9 @@ pub(crate) struct OwnEngine {
     child: Child,
 }
 
+/// An engine with an image of the test's own.
+pub(crate) struct OwnImage(pub(crate) Engine);
+
 /// Whether an engine answers. Without one the test is reported as skipped; under LOCKGATE_TEST_DOCKER=require it fails.
 pub(crate) fn answers(test: &str) -> bool {
     let answers = Command::new("docker").arg("version").output().is_ok_and(|output| output.status.success());
@@ -46,6 +49,19 @@ impl Engine {
     async fn with_image(socket: PathBuf) -> Self {
         let image = lockgate::demo::image::build(PathBuf::from(BINARY), Some(&socket)).await.unwrap();
         Self { socket, image }
+    }
+
+    /// The same with files at `/` of its image, which are there as long as what is returned.
+    pub(crate) fn with_files(&self, files: &[PathBuf]) -> OwnImage {
+        let created = self.ask(&["container", "create", &self.image]);
+        let [container] = &created[..] else { panic!("no container of {}", self.image) };
+        for file in files {
+            self.ask(&["container", "cp", &file.display().to_string(), &format!("{container}:/")]);
+        }
+        let image = format!("lockgate-test:{container}");
+        self.ask(&["container", "commit", container, &image]);
+        self.ask(&["container", "rm", container]);
+        OwnImage(Self { socket: self.socket.clone(), image })
     }
 
     /// Runs `docker` against it and returns the words that it prints.
@@ -130,6 +146,12 @@ impl OwnEngine {
             !self.engine.ask(&["version", "--format", "{{.Server.Version}}"]).is_empty()
         })
         .await;
+    }
+}
+
+impl Drop for OwnImage {
+    fn drop(&mut self) {
+        self.0.ask(&["image", "rm", "--force", &self.0.image]);
     }
 }
 

@@ -10,6 +10,7 @@
 mod access;
 mod acme;
 mod admin;
+mod app_tls;
 #[path = "../tls/ca.rs"]
 mod ca;
 mod commands;
@@ -33,6 +34,7 @@ mod hold;
 mod metrics;
 mod operator;
 mod outage;
+mod policies;
 mod previews;
 mod proxied;
 mod release;
@@ -48,5 +50,7 @@ mod spill;
 mod start;
 mod support;
 mod tls;
+mod traces;
+mod verify;
 mod volumes;
 mod wake;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use lockgate::gate::InFlight;
 use lockgate::telemetry::{ControlStats, Expiry, Present, TargetHealth, Telemetry};
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -94,7 +95,11 @@ async fn a_scrape_tells_of_deploys_instances_and_the_configuration() {
 /// What is held up, and by what: a wait of Lockgate's own is not the target's time, a slow target's is.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_of_a_target_leaves_out_what_its_requests_waited_before() {
-    let lockgate = Lockgate::start("").await;
+    let mut lockgate = Lockgate::prepare(|config| {
+        // Much longer than an answer takes on however busy a machine.
+        config["apps"]["web"]["env"]["HEALTH_AFTER_MS"] = json!("2000");
+    });
+    lockgate.spawn("").await;
     lockgate.with_sleeping_preview().await;
     lockgate.version("x.web.test").await.unwrap();
     let text = scrape(&lockgate).await;

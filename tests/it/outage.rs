@@ -14,7 +14,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::task::JoinSet;
 
 use crate::engine::OwnEngine;
-use crate::support::{HOST, Lockgate, PATIENCE, eventually, turn_for_load};
+use crate::support::{HOST, Lockgate, PATIENCE, eventually, turn_for_load, with_long_drains};
 
 /// Load on the app until [`Load::stop`].
 struct Load {
@@ -65,7 +65,9 @@ async fn an_engine_that_hangs_dies_and_comes_back_costs_no_request() {
     else {
         return;
     };
-    let lockgate = Lockgate::start_on(Some(&own.engine), "").await;
+    let mut lockgate = Lockgate::prepare_on(Some(&own.engine));
+    lockgate.change_config(with_long_drains);
+    lockgate.spawn("").await;
     lockgate.deploy("one").await.unwrap();
     let load = Load::on(&lockgate).await;
 
@@ -139,7 +141,7 @@ impl Drop for SmallDisk {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_costs_no_request_and_refuses_deploys_until_there_is_room() {
-    let mut lockgate = Lockgate::prepare(|_| {});
+    let mut lockgate = Lockgate::prepare(with_long_drains);
     let Some(disk) = SmallDisk::mount(&lockgate.folder.path().join("data")) else {
         println!("SKIPPED: mount: a_full_disk_costs_no_request_and_refuses_deploys_until_there_is_room");
         return;

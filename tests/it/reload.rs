@@ -1,12 +1,14 @@
 //! The configuration is read again on SIGHUP and when one of its files changes, and the audit trail says by whom.
 
-use std::path::Path;
+use std::time::Duration;
 
 use lockgate::api::{Audit, List};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecursiveMode, Watcher};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{HOST, Lockgate, eventually, free_port};
+use crate::support::{HOST, Lockgate, eventually, free_port, replace};
 
 impl Lockgate {
     /// Reloads that nobody asked the admin API for, the oldest first.
@@ -68,6 +70,31 @@ async fn a_file_that_the_configuration_names_is_watched_as_well() {
     eventually("what replaced it is served", async || lockgate.version("three.test").await.is_ok()).await;
 }
 
+/// Its own log is among what is written there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_beside_the_file_has_nobody_read_it() {
+    let lockgate = Lockgate::start("").await;
+    let (sender, opened) = std::sync::mpsc::channel();
+    let told = move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| event.kind == EventKind::Access(AccessKind::Open(AccessMode::Any))) {
+            let _nobody_asks_any_more = sender.send(());
+        }
+    };
+    let mut watcher = notify::recommended_watcher(told).unwrap();
+    watcher.watch(&lockgate.config(), RecursiveMode::NonRecursive).unwrap();
+    drop(std::fs::read(lockgate.config()).unwrap());
+    eventually("it is seen to be read", async || opened.try_recv().is_ok()).await;
+    let beside = lockgate.config().with_file_name(".lockgate.yaml.swp");
+    // What was written a moment ago is not believed to be as it was.
+    eventually("nobody reads it", async || {
+        opened.try_iter().for_each(drop);
+        std::fs::write(&beside, "another text").unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        opened.try_recv().is_err()
+    })
+    .await;
+}
+
 /// What is counted of it goes on, and nothing is counted twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_a_reload_does_not_change_stays_the_same() {
@@ -88,11 +115,4 @@ async fn a_service_that_a_reload_does_not_change_stays_the_same() {
         lockgate.change_config(|config| config["apps"]["web"]["env"]["MORE"] = json!("x"));
         assert_eq!(lockgate.cli(&["config", "reload"]).status.code(), Some(0));
     }
-}
-
-/// As editors do it: at no moment is the file half written.
-fn replace(file: &Path, text: &str) {
-    let new = file.with_extension("new");
-    std::fs::write(&new, text).unwrap();
-    std::fs::rename(new, file).unwrap();
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::{HOST, Lockgate, eventually, for_load};
 
 impl Lockgate {
-    async fn live_sleeps(&self) {
+    pub(crate) async fn live_sleeps(&self) {
         eventually("what is live sleeps", async || {
             let all = self.deployments().await;
             let live = all.iter().find(|one| one.live).unwrap();

@@ -23,6 +23,8 @@ pub(crate) const HOST: &str = "web.test";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PORT: u16 = 10_000;
 const PORTS: u16 = 10_000;
+/// More than any test takes.
+const PORTS_APART: u32 = 61;
 
 /// A running `lockgate serve` with one app, `web`.
 pub(crate) struct Lockgate {
@@ -81,7 +83,7 @@ impl Lockgate {
         let text = std::fs::read_to_string(self.config()).unwrap();
         let mut config = serde_json::from_str(&text).unwrap();
         change(&mut config);
-        std::fs::write(self.config(), config.to_string()).unwrap();
+        replace(&self.config(), &config.to_string());
     }
 
     /// A folder with its configuration, which `change` may change; nothing runs yet.
@@ -144,7 +146,7 @@ impl Lockgate {
     /// Writes the configuration as it was first, with another `deploy.watch`.
     pub(crate) fn write_config(&self, watch: &str) {
         let config = config(self.folder.path(), self.port, watch);
-        std::fs::write(self.config(), config.to_string()).unwrap();
+        replace(&self.config(), &config.to_string());
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -272,9 +274,17 @@ impl Lockgate {
         self.try_raw(host).await.unwrap()
     }
 
-    async fn try_raw(&self, host: &str) -> std::io::Result<String> {
+    /// The same for another target than `/`.
+    pub(crate) async fn raw_at(&self, host: &str, target: &str) -> String {
+        self.exchange(asking(host, target)).await.unwrap()
+    }
+
+    fn try_raw<'a>(&'a self, host: &str) -> impl Future<Output = std::io::Result<String>> + use<'a> {
+        self.exchange(asking(host, "/"))
+    }
+
+    async fn exchange(&self, request: String) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -292,7 +302,18 @@ impl Lockgate {
         hosts: &[&str],
         work: impl FnOnce(Handle) -> Work,
     ) -> Verdict {
-        let options = VerifyOptions {
+        // Boxed because it is large, and who asks for it has work of its own.
+        Box::pin(self.under_load_as(|_| {}, hosts, work)).await
+    }
+
+    /// The same with other options of the verifier.
+    pub(crate) async fn under_load_as<Work: Future<Output = ()>>(
+        &self,
+        change: impl FnOnce(&mut VerifyOptions),
+        hosts: &[&str],
+        work: impl FnOnce(Handle) -> Work,
+    ) -> Verdict {
+        let mut options = VerifyOptions {
             hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
             duration: Duration::from_secs(300).into(),
             timeout: PATIENCE.into(),
@@ -300,6 +321,7 @@ impl Lockgate {
             stream_duration: Duration::from_secs(1).into(),
             ..VerifyOptions::new(format!("http://127.0.0.1:{}", self.port).parse().unwrap())
         };
+        change(&mut options);
         let _turn = turn_for_load().await;
         let verifier = Verifier::new(options, Arc::new(SystemClock));
         let handle = verifier.handle();
@@ -409,6 +431,11 @@ pub(crate) async fn finish(mut stream: TcpStream) -> String {
     answer
 }
 
+/// A request without a body, after which the connection is closed.
+fn asking(host: &str, target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+}
+
 fn config(folder: &Path, port: u16, watch: &str) -> serde_json::Value {
     json!({
         "listeners": { "http": { "address": format!("127.0.0.1:{port}") } },
@@ -452,10 +479,14 @@ pub(crate) async fn demo(arguments: &[&str], sabotage: &str) -> Output {
 /// For [`Lockgate::under_load`]: submissions are recorded, and no drain is cut short on a slow machine.
 pub(crate) fn for_load(config: &mut serde_json::Value) {
     let record = format!("{}.submissions", config["data_dir"].as_str().unwrap());
-    let web = &mut config["apps"]["web"];
-    web["env"]["RECORD_FILE"] = json!(record);
+    config["apps"]["web"]["env"]["RECORD_FILE"] = json!(record);
+    with_long_drains(config);
+}
+
+/// No drain is cut short on a slow machine.
+pub(crate) fn with_long_drains(config: &mut serde_json::Value) {
     for key in ["drain_timeout", "stream_drain_timeout"] {
-        web["deploy"][key] = json!("60s");
+        config["apps"]["web"]["deploy"][key] = json!("60s");
     }
 }
 
@@ -483,13 +514,22 @@ pub(crate) fn kill_where(file: &str, text: &str) {
 /// tests make thousands, and below what the process runtime gives to instances.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let begin = u16::try_from(std::process::id() % u32::from(PORTS)).unwrap();
+    // Tests that run beside each other in processes of their own have neighbouring ids: their ports must not be neighbours,
+    // or two of them find the same one free.
+    let begin = u16::try_from(std::process::id().wrapping_mul(PORTS_APART) % u32::from(PORTS)).unwrap();
     loop {
         let port = FIRST_PORT + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
+}
+
+/// As editors do it: at no moment is the file half written, which is watched.
+pub(crate) fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, file).unwrap();
 }
 
 /// Waits for something that happens in the background.

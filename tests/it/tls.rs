@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockgate::api::{Deployment, Diagnosis, List, Status};
+use lockgate::api::{App, Deployment, Diagnosis, List, Status};
+use lockgate::cli::ClientError;
 use lockgate::clock::SystemClock;
 use lockgate::deploy::FindingKind;
 use lockgate::verify::{Verdict, Verifier, VerifyOptions};
@@ -259,4 +260,74 @@ fn a_check_of_the_configuration_warns_of_certificates() {
         told.contains("warning: ") && told.contains("has expired") && told.contains("is valid"),
         "{told}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_and_a_service_have_the_last_word_on_https_over_the_listener() {
+    let app = free_port();
+    let upstream = TcpListener::bind(("127.0.0.1", app)).await.unwrap();
+    let mut services = JoinSet::new();
+    services.spawn(async move {
+        while let Ok((mut stream, _)) = upstream.accept().await {
+            let mut head = [0; 4096];
+            if stream.read(&mut head).await.is_ok() {
+                let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+                drop(stream.write_all(answer).await);
+            }
+        }
+    });
+    let service = |https: &str| json!({ "old": { "hosts": [NAMES[1]], "upstreams": [format!("http://127.0.0.1:{app}")], "https": https } });
+    let bed = Bed::start(|config| {
+        config["listeners"]["http"]["redirect"] = json!(443);
+        config["listeners"]["https"]["hsts"] = json!("1d");
+        config["apps"]["web"]["hosts"] = json!([HOST]);
+        config["apps"]["web"]["https"] = json!("allow");
+        config["apps"]["web"]["hsts"] = json!("60s");
+        config["services"] = service("allow");
+    })
+    .await;
+    bed.lockgate.deploy("one").await.unwrap();
+    assert_eq!(bed.lockgate.version(HOST).await, Ok("one".to_owned()));
+    let (answer, _) = bed.ask().await.unwrap();
+    assert!(answer.contains("strict-transport-security: max-age=60\r\n"), "{answer}");
+    assert!(bed.lockgate.raw(NAMES[1]).await.starts_with("HTTP/1.1 200 "));
+    let explained = bed.lockgate.cli(&["explain", HOST]);
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(
+        explained.contains("without TLS it is served") && explained.contains("max-age=60"),
+        "{explained}"
+    );
+
+    bed.lockgate.change_config(|config| {
+        config["apps"]["web"]["https"] = json!("redirect");
+        config["services"] = service("redirect");
+    });
+    assert!(bed.lockgate.cli(&["config", "reload"]).status.success());
+    let raw = bed.lockgate.raw(NAMES[1]).await;
+    let place = format!("location: https://{}/\r\n", NAMES[1]);
+    assert!(raw.starts_with("HTTP/1.1 308 ") && raw.contains(&place), "{raw}");
+    assert_eq!(bed.lockgate.version(HOST).await, Ok("one".to_owned()), "a version is what it was made");
+    bed.lockgate.deploy("two").await.unwrap();
+    assert_eq!(bed.lockgate.version(HOST).await, Err("status 308".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_of_the_api_whose_listener_for_https_goes_is_told_of_and_refused_once_it_has_gone() {
+    let mut bed = Bed::start(|_| {}).await;
+    let mine = json!({ "hosts": [{ "host": "mine.test" }], "settings": { "https": "redirect" } });
+    let put = async |bed: &Bed| bed.lockgate.client.put::<App>("/v1/apps/mine", &mine).await;
+    put(&bed).await.unwrap();
+    bed.lockgate.change_config(|config| drop(config["listeners"].as_object_mut().unwrap().remove("https")));
+    assert!(bed.lockgate.cli(&["config", "reload"]).status.success());
+    let log = bed.lockgate.logged();
+    assert!(
+        log.contains("https of the app leads to no listener") && log.contains("\"app\":\"mine\""),
+        "{log}"
+    );
+    bed.lockgate.kill();
+    bed.lockgate.spawn("").await;
+    let ClientError::Refused(problem) = put(&bed).await.unwrap_err() else { panic!("it is no refusal") };
+    assert_eq!((problem.status, problem.code.as_str()), (422, "invalid"));
+    assert_eq!(problem.evidence, ["field: https"]);
+    assert!(problem.remedy.unwrap().contains("listeners.https.address"));
 }

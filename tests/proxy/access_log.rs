@@ -138,7 +138,7 @@ async fn j2_the_way_upstream_is_told() {
 #[tokio::test]
 async fn j2_what_was_tried_and_why_it_failed_is_told() {
     let log = Logging::start(AccessLogFormat::Json);
-    let (dead, well) = (unreachable().await, Upstream::answering(OK).await);
+    let (dead, well) = (unreachable(), Upstream::answering(OK).await);
     let (both, alone) = (backend(&[&dead, &well.target]), backend(&[&dead]));
     log.plane.routing.publish(|edit| {
         edit.route(&pattern("a.test"), "/", &both);
@@ -178,15 +178,7 @@ async fn j2_a_request_that_a_kept_connection_lost_counts_as_another_attempt() {
     let log = Logging::start(AccessLogFormat::Json);
     let upstream = Upstream::start().await;
     log.plane.route("a.test", &upstream);
-    let (mut client, mut app) = log.plane.kept(&upstream).await;
-    client.send(GET).await;
-    app.head().await;
-    drop(app);
-    let mut fresh = upstream.accept().await;
-    fresh.head().await;
-    fresh.send(OK).await;
-    client.head().await;
-    drop(client);
+    log.plane.lose_kept(&upstream).await;
     let lines = log.lines().await;
     assert_eq!((&lines[1]["attempts"], &lines[1]["upstream_connection"]), (&2.into(), &"new".into()));
 }

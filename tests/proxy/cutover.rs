@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use lockgate::gate::{Awaited, InFlight};
 use lockgate::routing::backend::Order;
 use tokio::task::JoinSet;
 
-use crate::support::{GET, OK, Plane, Upstream, all_of, status, within};
+use crate::support::{GET, OK, Plane, Upstream, all_of, assert_cut_requests, status, within};
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SWITCHED: &str =
@@ -130,12 +129,7 @@ async fn p1_requests_past_their_drain_deadline_are_cut_and_reported_and_streams_
     waiting_app.closed().await;
     reading_app.closed().await;
     plane.settle(|| upstream.target.gate.in_flight() == InFlight { requests: 0, streams: 1 }).await;
-    let mut cuts = upstream.target.take_cuts();
-    cuts.sort_by(|a, b| a.method.cmp(&b.method));
-    assert_eq!(
-        cuts.iter().map(|cut| (cut.stream, &*cut.method, &*cut.host)).collect::<Vec<_>>(),
-        [(false, "GET", "a.test"), (false, "POST", "a.test")]
-    );
+    assert_cut_requests(&upstream);
     stream_app.send("data: 1\n\n").await;
     stream.until("data: 1\n\n").await;
     upstream.target.set_order(Order::CutStreams);
@@ -153,22 +147,30 @@ async fn p1_requests_past_their_drain_deadline_are_cut_and_reported_and_streams_
 
 #[tokio::test]
 async fn f5_a_websocket_gets_a_close_frame_between_two_frames_and_may_answer_it() {
-    let plane = Plane::with(|settings| settings.limits.close_spread = Duration::from_millis(30));
+    // All are closed in the same tick.
+    let plane = Plane::with(|settings| settings.limits.close_spread = settings.limits.tick);
     let upstream = Upstream::start().await;
     plane.route("a.test", &upstream);
-    let mut client = plane.connect().await;
-    client.send(UPGRADE).await;
-    let mut app = upstream.accept().await;
-    app.head().await;
-    app.send(SWITCHED).await;
-    client.head().await;
+    let upgraded = async || {
+        let mut client = plane.connect().await;
+        client.send(UPGRADE).await;
+        let mut app = upstream.accept().await;
+        app.head().await;
+        app.send(SWITCHED).await;
+        client.head().await;
+        (client, app)
+    };
+    let ((mut client, mut app), (mut other, other_app)) = (upgraded().await, upgraded().await);
     // Half a frame: the close has to wait for the rest.
     app.send(b"\x82\x04ab").await;
     assert_eq!(client.bytes(4).await, b"\x82\x04ab");
     upstream.target.gate.close();
     upstream.target.set_order(Order::CloseStreams);
     plane.routing.signal_workers();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Where there is no frame it comes at once; so it is due here as well.
+    assert_eq!(other.bytes(4).await, CLOSE_1012);
+    other.finish().await;
+    drop((other, other_app));
     app.send(b"cd\x82\x01z").await;
     assert_eq!(client.bytes(6).await, [b"cd", CLOSE_1012].concat());
     client.send(b"\x88\x82\x00\x00\x00\x00\x03\xf4").await;

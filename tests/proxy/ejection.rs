@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use lockgate::clock::Clock;
+use lockgate::routing::balance::{Balance, HashBy};
+use lockgate::routing::standing::Ejection;
 use lockgate::routing::{Backend, Target};
 use lockgate::telemetry::{BackendStats, DeploymentLabels};
 
-use crate::support::{GET, OK, Plane, Upstream, Wire, backend, field, pattern, status, unreachable};
+use crate::support::{GET, OK, Plane, Upstream, WORKERS, Wire, backend, field, pattern, status, unreachable};
 
 const BROKEN: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
 
@@ -79,7 +82,7 @@ async fn g6_answers_in_between_leave_a_target_where_it_is() {
 
 #[tokio::test]
 async fn g6_a_target_that_cannot_be_reached_is_passed_over() {
-    let (dead, well) = (unreachable().await, Upstream::answering(OK).await);
+    let (dead, well) = (unreachable(), Upstream::answering(OK).await);
     let (plane, mut client) = start(&[&dead, &well.target]).await;
     ask(&mut client, 100).await;
     assert!(
@@ -120,11 +123,35 @@ async fn g6_a_target_that_comes_back_gets_its_share_by_and_by() {
     plane.clock.advance(Duration::from_secs(10));
     ask(&mut client, 100).await;
     assert_eq!(back.heads().len(), 5, "its share begins with nothing");
-    // Half of its half: 150 of 600 on average. The bounds are ten standard deviations away.
+    // Half as much as the other one: 200 of 600 on average. The bounds are ten standard deviations away.
     plane.clock.advance(Duration::from_secs(5));
     ask(&mut client, 600).await;
     let part = back.heads().len() - 5;
-    assert!((44..256).contains(&part), "{part} of 600");
+    assert!((85..315).contains(&part), "{part} of 600");
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn g6_a_target_whose_checks_bring_it_back_gets_its_share_by_and_by() {
+    let back = Upstream::answering(OK).await.with_target(|target| target.starting_slowly(Some(SLOW_START)));
+    let (well, plane) = (Upstream::answering(OK).await, Plane::start());
+    plane.clock.advance(Duration::ZERO);
+    let both = Backend::clone(&backend(&[&back.target, &well.target])).balanced(Balance::RoundRobin);
+    plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &Arc::new(both)));
+    let mut client = plane.connect().await;
+    back.target.set_healthy(false);
+    ask(&mut client, 10).await;
+    assert_eq!(back.heads().len(), 0);
+    back.target.come_back(plane.clock.now());
+    for (seconds, part) in [(0, 0), (10, 25), (20, 50)] {
+        plane.clock.advance(Duration::from_secs(seconds));
+        let before = back.heads().len();
+        ask(&mut client, 100).await;
+        let served = back.heads().len() - before;
+        // A turn may have begun before.
+        assert!(served.abs_diff(part) <= 2, "{served} of 100, where {part} were due");
+    }
+    assert!(back.target.has_recovered());
     plane.shutdown().await;
 }
 
@@ -132,7 +159,8 @@ async fn g6_a_target_that_comes_back_gets_its_share_by_and_by() {
 async fn g6_a_target_that_does_not_answer_in_time_is_passed_over() {
     let silent = Upstream::start().await;
     let plane = Plane::with(|settings| {
-        settings.limits.response_head = Duration::from_millis(30);
+        // The other one answers sooner, on however busy a machine.
+        settings.limits.response_head = Duration::from_secs(2);
         settings.ejection.failures = 1;
     });
     let well = Upstream::answering(OK).await;
@@ -149,21 +177,115 @@ async fn g6_a_target_that_does_not_answer_in_time_is_passed_over() {
 
 #[tokio::test]
 async fn a_refused_connection_asks_the_control_plane_to_look_and_an_answer_does_not() {
-    let (gone, well) = (unreachable().await, Upstream::answering(BROKEN).await);
-    for (target, is_doubted) in [(&well.target, false), (&gone, true)] {
-        let labels = DeploymentLabels {
-            app: "web".to_owned(),
-            environment: "production".to_owned(),
-            deployment: "dep".to_owned(),
-        };
+    let (gone, well) = (unreachable(), Upstream::answering(BROKEN).await);
+    let labels = DeploymentLabels {
+        app: "web".to_owned(),
+        environment: "production".to_owned(),
+        deployment: "dep".to_owned(),
+    };
+    let of_deployment = || BackendStats::for_deployment(labels.clone(), WORKERS);
+    // A static service is nobody's instance.
+    let of_service = || BackendStats::for_service("web", WORKERS);
+    for (target, stats, is_doubted) in
+        [(&well.target, of_deployment(), false), (&gone, of_deployment(), true), (&gone, of_service(), false)]
+    {
         let plane = Plane::start();
-        let stats = Arc::new(BackendStats::for_deployment(labels, plane.routing.workers()));
-        let backend = Arc::new(Backend::new([Arc::clone(target)].into(), stats));
+        let backend = Arc::new(Backend::new([Arc::clone(target)].into(), Arc::new(stats)));
         plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));
         let mut client = plane.connect().await;
         client.send(GET).await;
-        client.head().await;
+        let expected = if Arc::ptr_eq(target, &gone) { 502 } else { 503 };
+        assert_eq!(status(&client.head().await), expected);
         // Ready at once, or not at all.
         assert_eq!(plane.routing.doubted().now_or_never().is_some(), is_doubted);
+        plane.shutdown().await;
     }
+}
+
+/// A target that joined at this moment, in a backend with others, and its upstream.
+async fn newcomer(plane: &Plane, slow_start: Duration) -> Upstream {
+    let joined = plane.clock.now();
+    let upstream = Upstream::answering(OK).await;
+    upstream.with_target(|target| target.starting_slowly(Some(slow_start)).joining(joined))
+}
+
+const SLOW_START: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn g6_a_target_that_joins_gets_its_share_by_and_by_in_each_way() {
+    for balance in [Balance::TwoChoices, Balance::RoundRobin, Balance::Hash(HashBy::Path)] {
+        let plane = Plane::start();
+        plane.clock.advance(Duration::ZERO);
+        let (new, old) = (newcomer(&plane, SLOW_START).await, Upstream::answering(OK).await);
+        let both = Backend::clone(&backend(&[&new.target, &old.target])).balanced(balance.clone());
+        plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &Arc::new(both)));
+        let mut client = plane.connect().await;
+        let mut served = Vec::new();
+        let mut moved_back = 0;
+        let mut whose = [None; 300];
+        for part in [0, 10, 20] {
+            plane.clock.advance(Duration::from_secs(part));
+            let before = new.heads().len();
+            for (key, was_new) in whose.iter_mut().enumerate() {
+                let seen = new.heads().len();
+                client.send(format!("GET /{key} HTTP/1.1\r\nHost: a.test\r\n\r\n")).await;
+                assert_eq!(status(&client.head().await), 200);
+                let is_new = new.heads().len() > seen;
+                moved_back += u32::from(*was_new == Some(true) && !is_new);
+                *was_new = Some(is_new);
+            }
+            served.push(new.heads().len() - before);
+        }
+        // A third as much as the other, a quarter of all; then a half. Five standard deviations and more.
+        assert!(served[0] == 0 && (37..113).contains(&served[1]), "{balance:?}: {served:?}");
+        assert!((105..195).contains(&served[2]), "{balance:?}: {served:?}");
+        if let Balance::Hash(_) = balance {
+            assert_eq!(moved_back, 0, "what the new one has it keeps");
+        }
+        plane.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn g6_where_all_have_just_joined_none_is_spared() {
+    let plane = Plane::start();
+    plane.clock.advance(Duration::ZERO);
+    let (one, other) = (newcomer(&plane, SLOW_START).await, newcomer(&plane, SLOW_START).await);
+    let sick = Upstream::answering(OK).await;
+    sick.target.set_healthy(false);
+    let all =
+        Backend::clone(&backend(&[&one.target, &other.target, &sick.target])).balanced(Balance::RoundRobin);
+    plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &Arc::new(all)));
+    let mut client = plane.connect().await;
+    for part in [0, 10] {
+        plane.clock.advance(Duration::from_secs(part));
+        ask(&mut client, 10).await;
+    }
+    assert_eq!((one.heads().len(), other.heads().len(), sick.heads().len()), (10, 10, 0));
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn g6_a_target_comes_back_as_slowly_as_its_app_says() {
+    let back = Upstream::answering(OK).await.with_target(|target| target.starting_slowly(Some(SLOW_START)));
+    let (well, plane) = (Upstream::answering(OK).await, Plane::start());
+    plane.clock.advance(Duration::ZERO);
+    let both = Backend::clone(&backend(&[&back.target, &well.target])).balanced(Balance::RoundRobin);
+    plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &Arc::new(both)));
+    let mut client = plane.connect().await;
+    // Passed over for ten seconds from the plane's start on, which was a little before.
+    for _ in 0..5 {
+        back.target.standing.failed(0, &Ejection::default(), || false);
+    }
+    ask(&mut client, 10).await;
+    assert_eq!(back.heads().len(), 0);
+    for (seconds, part) in [(20, 25), (20, 50)] {
+        plane.clock.advance(Duration::from_secs(seconds));
+        let before = back.heads().len();
+        ask(&mut client, 100).await;
+        let served = back.heads().len() - before;
+        // A turn may have begun before, and the test's own time counts for a little.
+        assert!(served.abs_diff(part) <= 2, "{served} of 100, where {part} were due");
+    }
+    plane.shutdown().await;
 }

@@ -11,7 +11,7 @@ use lockgate::proxy::AccessLogSink;
 use lockgate::routing::backend::Order;
 use serde_json::Value;
 
-use crate::support::{Plane, Upstream, backend, pattern, unreachable, within};
+use crate::support::{LONGER, Plane, Upstream, backend, pattern, unreachable, within};
 use crate::support_h2c::{App, Call, trailers};
 use crate::support_http2::{Http2, Whole, all, data};
 
@@ -110,10 +110,11 @@ async fn e1_e2_messages_stream_both_ways_each_as_it_comes() {
 #[tokio::test]
 async fn h1_calls_rest_as_long_as_both_sides_like() {
     let plane = Plane::with(|settings| {
-        settings.limits.body_idle = Duration::from_millis(50);
-        settings.limits.body_floor_after = Duration::from_millis(50);
-        settings.limits.response_idle = Duration::from_millis(50);
-        settings.limits.response_head = Duration::from_millis(50);
+        settings.limits.body_idle = LONGER;
+        settings.limits.body_floor_after = LONGER;
+        settings.limits.response_idle = LONGER;
+        // Within it what is no call is answered, too.
+        settings.limits.response_head = LONGER;
     });
     let mut app = App::behind(&plane, "a.test").await;
     let mut client = Http2::connect(&plane).await;
@@ -178,7 +179,7 @@ async fn g4_own_answers_to_calls_are_trailers_alone_with_a_code_and_counted_as_w
         (Some("5000"), None)
     );
     assert_eq!(answer.field("grpc-message"), Some("Nothing serves this route at the moment."));
-    let gone = backend(&[&unreachable().await]);
+    let gone = backend(&[&unreachable()]);
     plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &gone));
     assert_eq!(told(&ask(&mut client).await), (200, Some("14"), Some("connect_failed")));
     // Who does not speak gRPC is told as ever.

@@ -9,15 +9,13 @@ use h2::Reason;
 use lockgate::gate::{Awaited, InFlight};
 use lockgate::proxy::AccessLogSink;
 use lockgate::routing::backend::Order;
-use lockgate::routing::{Backend, Hold, HoldRules, Refusal};
-use lockgate::telemetry::BackendStats;
-use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::support::{OK, Plane, Upstream, WORKERS, Wire, all_of, pattern, within};
+use crate::holds::{held, rules};
+use crate::support::{
+    CREATED, LONGER, OK, Plane, SOCKET_BUFFERS, Upstream, Wire, all_of, assert_cut_requests, logged, within,
+};
 use crate::support_http2::{END_STREAM, GOAWAY, Http2, Whole, data, get, post, request};
-
-const CREATED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
 
 #[tokio::test]
 async fn h5_p2_a_kept_connection_follows_its_route_and_streams_in_flight_end_where_they_began() {
@@ -68,13 +66,8 @@ async fn p1_p2_swaps_under_streams_lose_nothing_and_answer_from_the_new_version_
         connections.push(client);
     }
     let mut probe = Http2::connect(&plane).await;
-    for swap in 0..100 {
-        let (old, new) = (&versions[swap % 2], &versions[(swap + 1) % 2]);
-        let probe = async {
-            assert_eq!(probe.get("http://a.test/").await.status(), [201, 200][swap % 2], "swap {swap}");
-        };
-        plane.swap("a.test", old, new, probe).await;
-    }
+    let [one, two] = &versions;
+    plane.swaps([one, two], async || probe.get("http://a.test/").await.status()).await;
     done.store(true, Ordering::Relaxed);
     let served = all_of(load).await;
     assert!(served > 100, "only {served} requests");
@@ -111,12 +104,7 @@ async fn p1_streams_past_their_drain_deadline_are_cut_each_by_itself_and_reporte
     waiting_app.closed().await;
     reading_app.closed().await;
     plane.settle(|| upstream.target.gate.in_flight() == InFlight { requests: 0, streams: 1 }).await;
-    let mut cuts = upstream.target.take_cuts();
-    cuts.sort_by(|a, b| a.method.cmp(&b.method));
-    assert_eq!(
-        cuts.iter().map(|cut| (cut.stream, &*cut.method, &*cut.host)).collect::<Vec<_>>(),
-        [(false, "GET", "a.test"), (false, "POST", "a.test")]
-    );
+    assert_cut_requests(&upstream);
     events_app.send("data: 1\n\n").await;
     assert_eq!(data(&mut events).await.unwrap().unwrap(), "data: 1\n\n");
     upstream.target.set_order(Order::CutStreams);
@@ -170,14 +158,8 @@ async fn e4_a_stream_that_the_client_resets_drops_its_request_alone() {
     assert!(metrics.contains("lockgate_client_aborts_total 3\n"), "{metrics}");
     drop(client);
     plane.shutdown().await;
-    let log = std::fs::read_to_string(path).unwrap();
-    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let told = |line: &Value| {
-        [line["path"].to_string(), line["status"].to_string(), line["end"].to_string()].join(" ")
-    };
-    let told: Vec<String> = lines.iter().map(told).collect();
     assert_eq!(
-        told,
+        logged(&path),
         [
             r#""/waiting" 499 "client_abort""#,
             r#""/sending" 499 "client_abort""#,
@@ -226,9 +208,6 @@ async fn e4_a_response_that_is_cut_short_upstream_is_reset_and_never_ended() {
     }
     plane.shutdown().await;
 }
-
-/// More than the kernel's buffers of both sides of the upstream connection take together.
-const SOCKET_BUFFERS: usize = 64 * 1024 * 1024;
 
 #[tokio::test]
 async fn e1_a_closed_window_slows_the_upstream_and_no_other_stream() {
@@ -341,9 +320,9 @@ async fn a_request_and_its_response_flow_at_once_even_if_the_response_is_held_up
 #[tokio::test]
 async fn each_stream_has_time_outs_of_its_own() {
     let plane = Plane::with(|settings| {
-        settings.limits.response_head = Duration::from_millis(80);
-        settings.limits.body_idle = Duration::from_millis(80);
-        settings.limits.response_idle = Duration::from_millis(80);
+        settings.limits.response_head = LONGER;
+        settings.limits.body_idle = LONGER;
+        settings.limits.response_idle = LONGER;
     });
     let upstream = Upstream::start().await;
     plane.route("a.test", &upstream);
@@ -377,7 +356,7 @@ async fn each_stream_has_time_outs_of_its_own() {
 
 #[tokio::test]
 async fn h1_k4_a_connection_without_streams_is_told_to_end_whatever_else_its_client_sends() {
-    let plane = Plane::with(|settings| settings.limits.keep_alive = Duration::from_millis(150));
+    let plane = Plane::with(|settings| settings.limits.keep_alive = LONGER);
     let upstream = Upstream::answering(OK).await;
     plane.route("a.test", &upstream);
     let mut client = Http2::connect(&plane).await;
@@ -429,14 +408,8 @@ async fn at_the_end_of_the_data_plane_connections_are_told_and_streams_in_flight
 
 #[tokio::test]
 async fn held_streams_wait_are_released_and_leave_with_their_client() {
-    const TOLD: Refusal = Refusal { code: "waking", detail: "It starts.", retry_after: 1, refresh: None };
     let (plane, upstream) = (Plane::start(), Upstream::answering(OK).await);
-    let rules =
-        HoldRules { limit: Duration::from_secs(3600), cap: 100, timed_out: TOLD, full: TOLD, page: None };
-    let hold = Arc::new(Hold::new(rules, None));
-    let stats = Arc::new(BackendStats::for_service("sleeper", WORKERS));
-    let backend = Arc::new(Backend::new(Box::default(), stats).held(Arc::clone(&hold)));
-    plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));
+    let hold = held(&plane, "a.test", rules(), None);
     let mut client = Http2::connect(&plane).await;
     let (stays, _) = client.begin(get("http://a.test/"), false).await;
     let (leaves, mut body) = client.begin(post("http://a.test/"), true).await;

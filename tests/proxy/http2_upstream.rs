@@ -11,7 +11,7 @@ use lockgate::gate::{Awaited, InFlight};
 use lockgate::routing::backend::Order;
 use tokio::task::JoinSet;
 
-use crate::support::{Plane, Upstream, all_of, field, status, within};
+use crate::support::{LONGER, Plane, Upstream, all_of, field, status, within};
 use crate::support_h2c::{App, trailers};
 use crate::support_http2::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, RST_STREAM, Whole, all, data, frame, get,
@@ -121,6 +121,40 @@ async fn c6_trailers_pass_both_ways_and_are_never_merged_into_a_head() {
     stream.send_trailers(trailers(&[("x-status", "8")])).unwrap();
     assert!(client.head().await.contains("trailer: x-status"));
     assert_eq!(client.until("8\r\n\r\n").await, "2\r\nok\r\n0\r\nx-status: 8\r\n\r\n");
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn c6_fields_of_one_hop_in_trailers_cost_neither_a_request_nor_a_response_its_end() {
+    let plane = Plane::start();
+    let mut app = App::behind(&plane, "a.test").await;
+    let mut client = plane.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n")
+        .await;
+    client.send("3\r\nabc\r\n0\r\nKeep-Alive: timeout=5\r\nConnection: close\r\nX-Sum: 1\r\n\r\n").await;
+    let mut call = app.call().await;
+    assert_eq!(all(call.request.body_mut()).await, b"abc");
+    assert_eq!(call.request.body_mut().trailers().await.unwrap(), Some(trailers(&[("x-sum", "1")])));
+    call.whole("ok", None);
+    assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+    let upstream = Upstream::start().await;
+    plane.route("a.test", &upstream);
+    let mut client = Http2::connect(&plane).await;
+    for name in ["Connection", "Content-Length", "Keep-Alive", "Proxy-Connection", "TE", "Upgrade"] {
+        let (response, _) = client.begin(get("http://a.test/"), false).await;
+        let mut app = upstream.accept().await;
+        app.head().await;
+        app.send(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n",
+        )
+        .await;
+        app.send(format!("{name}: 1\r\nX-Sum: 1\r\n\r\n")).await;
+        let answer = Whole::of(response).await;
+        assert!(answer.error.is_none(), "{name}: {:?}", answer.error);
+        let sum = trailers(&[("x-sum", "1")]);
+        assert_eq!((answer.text(), answer.trailers.as_ref()), ("ok", Some(&sum)), "{name}");
+    }
     plane.shutdown().await;
 }
 
@@ -516,7 +550,7 @@ async fn g1_an_idle_connection_is_closed_before_the_app_would() {
 
 #[tokio::test]
 async fn l_a_connection_that_does_not_answer_its_ping_gets_no_more_streams_and_is_closed() {
-    let plane = Plane::with(|settings| settings.limits.upstream_ping = Duration::from_millis(200));
+    let plane = Plane::with(|settings| settings.limits.upstream_ping = LONGER);
     let upstream = Upstream::h2c().await;
     plane.route("a.test", &upstream);
     let mut client = Http2::connect(&plane).await;
@@ -538,7 +572,7 @@ async fn l_a_connection_that_does_not_answer_its_ping_gets_no_more_streams_and_i
 
 #[tokio::test]
 async fn l_a_connection_that_answers_its_ping_goes_on() {
-    let plane = Plane::with(|settings| settings.limits.upstream_ping = Duration::from_millis(50));
+    let plane = Plane::with(|settings| settings.limits.upstream_ping = LONGER);
     let upstream = Upstream::h2c().await;
     plane.route("a.test", &upstream);
     let mut client = Http2::connect(&plane).await;
@@ -601,13 +635,9 @@ async fn p1_p2_swaps_of_apps_that_speak_http2_lose_nothing() {
         });
     }
     let mut probe = Http2::connect(&plane).await;
-    for swap in 0..100 {
-        let (old, new) = (&versions[swap % 2], &versions[(swap + 1) % 2]);
-        let probe = async {
-            assert_eq!(probe.get("http://a.test/").await.status(), [201, 200][swap % 2], "swap {swap}");
-        };
-        plane.swap("a.test", old, new, probe).await;
-    }
+    let [one, two] = &versions;
+    let ask = async || probe.get("http://a.test/").await.status();
+    plane.swaps([one, two], ask).await;
     done.store(true, Ordering::Relaxed);
     let served = all_of(load).await;
     assert!(served > 100, "only {served} requests");

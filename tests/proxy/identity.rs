@@ -36,6 +36,34 @@ async fn d1_d3_what_an_untrusted_peer_says_of_itself_is_replaced() {
 }
 
 #[tokio::test]
+async fn d1_the_client_is_told_by_forwarded_where_that_is_on() {
+    const SENT: &str = "Forwarded: for=1.1.1.1;proto=https\r\nForwarded: for=\"[2001:db8::1]\"\r\n";
+    for (is_on, is_trusted, expected) in [
+        (true, false, Some("for=127.0.0.1;host=\"a.test:81\";proto=http")),
+        (
+            true,
+            true,
+            Some(
+                "for=1.1.1.1;proto=https, for=\"[2001:db8::1]\", for=127.0.0.1;host=\"a.test:81\";proto=http",
+            ),
+        ),
+        (false, false, None),
+    ] {
+        let plane = Plane::with(|settings| {
+            settings.forwarded = is_on;
+            settings.trusted_proxies =
+                if is_trusted { vec!["127.0.0.0/8".parse().unwrap()] } else { Vec::new() };
+        });
+        let upstream = Upstream::answering(OK).await;
+        plane.route("a.test", &upstream);
+        plane.exchange(format!("GET / HTTP/1.1\r\nHost: a.test:81\r\nConnection: close\r\n{SENT}\r\n")).await;
+        let head = &upstream.heads()[0];
+        assert_eq!(field(head, "forwarded"), expected, "{head}");
+        plane.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn d1_d3_what_a_trusted_proxy_says_is_kept_and_appended_to() {
     let trust = |settings: &mut ProxySettings| {
         settings.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];

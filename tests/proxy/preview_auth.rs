@@ -13,10 +13,10 @@ use crate::support::{Plane, Upstream, field, pattern, status};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// In the year 2096.
-const LATER: i64 = 4_000_000_000;
+pub(crate) const LATER: i64 = 4_000_000_000;
 
 /// `app.test` is for everybody, its label `feat` opens as `auth` says.
-fn publish(plane: &Plane, live: &Upstream, preview: &Upstream, auth: PreviewAuth) {
+pub(crate) fn publish(plane: &Plane, live: &Upstream, preview: &Upstream, auth: PreviewAuth) {
     publish_backend(plane, live, preview.backend.clone(), auth);
 }
 
@@ -29,7 +29,7 @@ fn publish_backend(plane: &Plane, live: &Upstream, backend: Arc<Backend>, auth: 
     plane.routing.publish(|edit| edit.set(&pattern("app.test"), vec![route]));
 }
 
-fn key() -> LinkKey {
+pub(crate) fn key() -> LinkKey {
     match PreviewAuth::link(&[7; 32], "web", "feat") {
         PreviewAuth::Link(key) => key,
         PreviewAuth::Basic(_) => unreachable!(),
@@ -101,6 +101,15 @@ async fn a_signed_link_becomes_a_cookie_that_opens_the_rest_of_the_preview() {
     let answer = ask(&plane, "POST /form", &format!("Cookie: {pair}\r\nContent-Length: 0\r\n")).await;
     assert_eq!(status(&answer), 200, "{answer}");
     assert_eq!(field(&preview.heads().pop().unwrap(), "cookie"), None);
+    let answer = ask(
+        &plane,
+        &format!("POST /form?lockgate_link={token}"),
+        &format!("Cookie: {pair}\r\nContent-Length: 0\r\n"),
+    )
+    .await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    let head = preview.heads().pop().unwrap();
+    assert!(head.starts_with("POST /form HTTP/1.1\r\n"), "the token went to the app: {head}");
     plane.shutdown().await;
 }
 
@@ -165,5 +174,35 @@ async fn who_is_not_let_in_wakes_no_preview() {
         .await;
     plane.settle(|| hold.waiting() == 1).await;
     assert!(hold.take_wanted());
+    plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_the_door_answers_counts_for_its_preview_and_is_nothing_that_it_was_asked() {
+    let (plane, preview) = (Plane::start(), Upstream::answering(OK).await);
+    let route = PathRoute::new(PathPrefix::root(), preview.backend.clone());
+    let route = route.into_preview(Some(Arc::new(PreviewAuth::link(&[7; 32], "web", "feat"))));
+    plane.routing.publish(|edit| edit.set(&pattern("feat.app.test"), vec![route]));
+    let token = key().sign(LATER);
+    let cookie = format!("Cookie: lockgate_preview={token}\r\n");
+    for (line, fields, expected) in [
+        ("GET /".to_owned(), "", 403),
+        (format!("GET /?lockgate_link={token}"), "", 303),
+        ("GET /".to_owned(), cookie.as_str(), 200),
+    ] {
+        assert_eq!(status(&ask(&plane, &line, fields).await), expected);
+    }
+    plane.settle(|| preview.backend.stats.ended() == 1).await;
+    let metrics = plane.metrics();
+    for code in [403, 303, 200] {
+        let series = format!(
+            r#"lockgate_http_requests_total{{app="test",environment="",deployment="",method="GET",code="{code}",protocol="1.1"}} 1"#
+        );
+        assert!(metrics.lines().any(|line| line == series), "{series} in {metrics}");
+    }
+    assert!(!metrics.contains(r#"http_requests_total{app="_unmatched""#), "{metrics}");
+    // So neither is kept awake by it nor judged for it.
+    let tally = preview.backend.stats.tally();
+    assert_eq!((tally.requests, tally.failed(), tally.answered_in.count()), (1, 0, 1));
     plane.shutdown().await;
 }

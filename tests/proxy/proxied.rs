@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_rustls::TlsConnector;
 
-use crate::support::{OK, Plane, Upstream, Wire, field, status, within};
+use crate::support::{LONGER, OK, Plane, Upstream, Wire, field, status, within};
 use crate::support_http2::Http2;
 use crate::tls::{Bed, Secure};
 
@@ -154,7 +154,7 @@ async fn d2_a_header_from_a_peer_that_may_not_send_one_is_not_believed() {
 async fn d2_h1_a_header_that_is_late_ends_its_connection_and_holds_up_no_other() {
     let plane = Plane::with(|settings| {
         from_here(settings);
-        settings.limits.proxy_header = Duration::from_millis(200);
+        settings.limits.proxy_header = LONGER;
     });
     let upstream = Upstream::answering(OK).await;
     plane.route("a.test", &upstream);
@@ -259,6 +259,9 @@ async fn d2_by_tls_the_header_comes_before_the_handshake() {
     bed.plane.shutdown().await;
 }
 
+/// Where it listens.
+const HAPROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 8);
+
 /// A HAProxy that passes on connections with the option `how` of its server.
 struct Haproxy {
     child: Child,
@@ -269,10 +272,11 @@ struct Haproxy {
 impl Haproxy {
     async fn start(plane: &Plane, how: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        // Of an address at which nobody else asks for ports meanwhile.
+        let port = TcpListener::bind((HAPROXY, 0)).await.unwrap().local_addr().unwrap().port();
         let text = format!(
             "defaults\n  mode tcp\n  timeout connect 30s\n  timeout client 30s\n  timeout server 30s\n\
-             listen test\n  bind 127.0.0.1:{port}\n  server lockgate {} {how}\n",
+             listen test\n  bind {HAPROXY}:{port}\n  server lockgate {} {how}\n",
             plane.address
         );
         let path = folder.path().join("haproxy.cfg");
@@ -289,7 +293,7 @@ impl Haproxy {
             loop {
                 let socket = TcpSocket::new_v4().unwrap();
                 socket.bind((Ipv4Addr::new(127, 0, 0, 9), 0).into()).unwrap();
-                match socket.connect((Ipv4Addr::LOCALHOST, self.port).into()).await {
+                match socket.connect((HAPROXY, self.port).into()).await {
                     Ok(stream) => return stream,
                     // It does not listen yet.
                     Err(_refused) => tokio::time::sleep(Duration::from_millis(5)).await,

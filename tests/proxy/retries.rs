@@ -178,7 +178,7 @@ async fn g2_a_get_on_a_fresh_connection_is_not_sent_again() {
 async fn g2_what_was_not_written_goes_to_another_target_also_a_post() {
     // It is not passed over because it fails: each request has to find that out by itself.
     let plane = Plane::with(|settings| settings.ejection.failures = 0);
-    let (upstream, dead) = (Upstream::answering(OK).await, unreachable().await);
+    let (upstream, dead) = (Upstream::answering(OK).await, unreachable());
     let backend = backend(&[&dead, &upstream.target]);
     plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));
     let mut client = plane.connect().await;
@@ -194,7 +194,7 @@ async fn g2_what_was_not_written_goes_to_another_target_also_a_post() {
 #[tokio::test]
 async fn g4_what_cannot_be_served_is_told_by_status_and_code() {
     let plane = Plane::start();
-    let (empty, dead) = (backend(&[]), backend(&[&unreachable().await]));
+    let (empty, dead) = (backend(&[]), backend(&[&unreachable()]));
     let closed = Upstream::start().await;
     closed.target.gate.close();
     plane.routing.publish(|edit| {
@@ -265,7 +265,7 @@ async fn g1_a_kept_connection_that_the_upstream_closed_is_not_used_for_a_post() 
 #[tokio::test]
 async fn g3_a_request_is_tried_three_times_and_retries_are_a_fifth_of_the_requests() {
     let plane = Plane::start();
-    let dead = [unreachable().await, unreachable().await, unreachable().await];
+    let dead = [unreachable(), unreachable(), unreachable()];
     let backend = backend(&[&dead[0], &dead[1], &dead[2]]);
     plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));
     let retries = || {

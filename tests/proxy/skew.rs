@@ -161,7 +161,7 @@ async fn an_earlier_version_that_does_not_take_a_request_leaves_it_to_the_live_o
     let bed = Bed::new().await;
     bed.old.target.gate.close();
     assert_eq!(status(&bed.ask(&bed.cookie(0)).await), 201, "its gate is closed");
-    bed.lead(&backend(&[&unreachable().await]), None);
+    bed.lead(&backend(&[&unreachable()]), None);
     assert_eq!(status(&bed.ask(&bed.cookie(0)).await), 201, "it refuses connections");
     bed.lead(&backend(&[]), None);
     assert_eq!(status(&bed.ask(&bed.cookie(0)).await), 201, "it has no target");
@@ -171,7 +171,7 @@ async fn an_earlier_version_that_does_not_take_a_request_leaves_it_to_the_live_o
 #[tokio::test]
 async fn one_of_several_targets_that_fails_is_no_reason_to_leave_the_version() {
     let bed = Bed::new().await;
-    bed.lead(&backend(&[&unreachable().await, &bed.old.target]), None);
+    bed.lead(&backend(&[&unreachable(), &bed.old.target]), None);
     for _ in 0..20 {
         assert_eq!(status(&bed.ask(&bed.cookie(0)).await), 200);
     }

@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use http::{HeaderMap, Request, Response};
 use lockgate::clock::{Clock, SystemClock, Timestamp};
 use lockgate::gate::Awaited;
 use lockgate::ids::InstanceId;
@@ -15,16 +17,24 @@ use lockgate::routing::backend::Order;
 use lockgate::routing::{Backend, HostPattern, Routing, Target};
 use lockgate::settings::Protocol;
 use lockgate::telemetry::BackendStats;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 /// An answer without a body.
 pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+pub(crate) const CREATED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
+
+/// More than the kernel's buffers of the four sockets of a request take together.
+pub(crate) const SOCKET_BUFFERS: usize = 64 * 1024 * 1024;
 
 /// Nothing in these tests takes that long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A limit that the test itself keeps to: longer than its thread waits for its turn on a busy machine, while workers have theirs.
+pub(crate) const LONGER: Duration = Duration::from_millis(800);
 
 /// Workers that a test's targets are ready for.
 pub(crate) const WORKERS: usize = 4;
@@ -41,6 +51,8 @@ pub(crate) struct Plane {
 #[derive(Debug, Default)]
 pub(crate) struct TestClock {
     stopped: Mutex<Option<Instant>>,
+    /// The time of day, if a test says it.
+    wall: Mutex<Option<Timestamp>>,
     /// Calls until one panics.
     panics_in: AtomicUsize,
     /// Whoever asks for the time waits for it.
@@ -62,6 +74,34 @@ pub(crate) struct Wire {
     pub(crate) stream: TcpStream,
     /// Read and not yet asked for.
     read: Vec<u8>,
+}
+
+/// A response over HTTP/2 or HTTP/3 as far as it came, and the error that ended it.
+#[derive(Debug)]
+pub(crate) struct Whole<E> {
+    pub(crate) head: Response<()>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: Option<HeaderMap>,
+    pub(crate) error: Option<E>,
+}
+
+impl<E> Whole<E> {
+    /// Of which nothing but the head has come.
+    pub(crate) fn begun(head: Response<()>) -> Self {
+        Self { head, body: Vec::new(), trailers: None, error: None }
+    }
+
+    pub(crate) fn status(&self) -> u16 {
+        self.head.status().as_u16()
+    }
+
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        self.head.headers().get(name).map(|value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
 }
 
 impl Plane {
@@ -121,6 +161,16 @@ impl Plane {
         within(old.target.connections.drained(Awaited::Everything)).await;
     }
 
+    /// Swaps two versions at `a.test`, which answer 200 and 201, a hundred times. Once each is done `probe` asks, and gets
+    /// the new one's status.
+    pub(crate) async fn swaps(&self, versions: [&Upstream; 2], mut probe: impl AsyncFnMut() -> u16) {
+        for swap in 0..100 {
+            let (old, new) = (versions[swap % 2], versions[(swap + 1) % 2]);
+            let probe = async { assert_eq!(probe().await, [201, 200][swap % 2], "swap {swap}") };
+            self.swap("a.test", old, new, probe).await;
+        }
+    }
+
     /// A client's connection and the one to the upstream behind it, both kept after one request to `a.test`.
     pub(crate) async fn kept(&self, upstream: &Upstream) -> (Wire, Wire) {
         let mut client = self.connect().await;
@@ -130,6 +180,18 @@ impl Plane {
         app.send(OK).await;
         assert!(client.head().await.starts_with("HTTP/1.1 200 "));
         (client, app)
+    }
+
+    /// A request whose kept connection the app closes in place of an answer, so that it is sent once more.
+    pub(crate) async fn lose_kept(&self, upstream: &Upstream) {
+        let (mut client, mut app) = self.kept(upstream).await;
+        client.send(GET).await;
+        app.head().await;
+        drop(app);
+        let mut fresh = upstream.accept().await;
+        fresh.head().await;
+        fresh.send(OK).await;
+        client.head().await;
     }
 
     pub(crate) async fn connect(&self) -> Wire {
@@ -150,6 +212,17 @@ impl Plane {
 
     pub(crate) fn metrics(&self) -> String {
         self.plane.telemetry().render()
+    }
+
+    /// For how long all requests together waited here, and not for their application.
+    pub(crate) fn waited(&self) -> Duration {
+        let metrics = self.metrics();
+        let sum = |name: &str| -> f64 {
+            let series = format!("lockgate_{name}_seconds_sum{{app=\"test\",");
+            let line = metrics.lines().find(|line| line.starts_with(&series)).expect(&series);
+            line.rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        Duration::from_secs_f64(sum("http_response_first_byte") - sum("upstream_response_head"))
     }
 
     /// Waits until `condition` holds; workers get their turn meanwhile.
@@ -178,6 +251,11 @@ impl TestClock {
         let mut stopped = self.stopped.lock().unwrap();
         *stopped = Some(stopped.unwrap_or_else(|| SystemClock.now()) + by);
     }
+
+    /// Sets the time of day to that many seconds of Unix time, and stops it there.
+    pub(crate) fn set_wall(&self, seconds: i64) {
+        *self.wall.lock().unwrap() = Some(Timestamp::from_second(seconds).unwrap());
+    }
 }
 
 impl Clock for TestClock {
@@ -190,7 +268,7 @@ impl Clock for TestClock {
     }
 
     fn wall(&self) -> Timestamp {
-        SystemClock.wall()
+        self.wall.lock().unwrap().unwrap_or_else(|| SystemClock.wall())
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -228,10 +306,13 @@ impl Upstream {
 
     /// One that is spoken to in another way.
     pub(crate) async fn spoken_to(how: impl FnOnce(Target) -> Target) -> Self {
-        let upstream = Self::start().await;
-        let address = upstream.listener.local_addr().unwrap();
-        let target = Arc::new(how(Target::new(InstanceId::generate(), address, WORKERS)));
-        Self { backend: backend(&[&target]), target, ..upstream }
+        Self::start().await.with_target(how)
+    }
+
+    /// The same upstream, with a target of another kind.
+    pub(crate) fn with_target(self, how: impl FnOnce(Target) -> Target) -> Self {
+        let target = Arc::new(how(Target::new(InstanceId::generate(), self.target.address, WORKERS)));
+        Self { backend: backend(&[&target]), target, ..self }
     }
 
     /// An upstream that answers every request on every connection with `response`.
@@ -381,10 +462,40 @@ impl Wire {
     }
 }
 
-/// A target that nobody listens on.
-pub(crate) async fn unreachable() -> Arc<Target> {
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+/// A target that nobody listens on: its port is taken until the test ends, so that nobody else does.
+pub(crate) fn unreachable() -> Arc<Target> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = Box::leak(Box::new(socket)).local_addr().unwrap();
     Arc::new(Target::new(InstanceId::generate(), address, WORKERS))
+}
+
+pub(crate) fn get(uri: &str) -> Request<()> {
+    Request::get(uri).body(()).unwrap()
+}
+
+pub(crate) fn post(uri: &str) -> Request<()> {
+    Request::post(uri).body(()).unwrap()
+}
+
+/// What the access log tells of each request: its path, its status, and how it ended.
+pub(crate) fn logged(path: &Path) -> Vec<String> {
+    let log = std::fs::read_to_string(path).unwrap();
+    let told = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        [line["path"].to_string(), line["status"].to_string(), line["end"].to_string()].join(" ")
+    };
+    log.lines().map(told).collect()
+}
+
+/// A GET and a POST of `a.test` were cut, each once, and no stream.
+pub(crate) fn assert_cut_requests(upstream: &Upstream) {
+    let mut cuts = upstream.target.take_cuts();
+    cuts.sort_by(|a, b| a.method.cmp(&b.method));
+    assert_eq!(
+        cuts.iter().map(|cut| (cut.stream, &*cut.method, &*cut.host)).collect::<Vec<_>>(),
+        [(false, "GET", "a.test"), (false, "POST", "a.test")]
+    );
 }
 
 pub(crate) fn backend(targets: &[&Arc<Target>]) -> Arc<Backend> {

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
-use tokio::net::TcpStream;
+use lockgate::routing::Target;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::{Plane, Upstream, Wire, within};
 use crate::support_http2::{SETTINGS, frame};
@@ -51,6 +53,26 @@ impl App {
         Self { upstream, calls, _tasks: tasks }
     }
 
+    /// One that is spoken to as `how` says, by TLS, once it has accepted that.
+    pub(crate) async fn by_tls(acceptor: TlsAcceptor, how: impl FnOnce(Target) -> Target) -> Self {
+        let upstream = Upstream::spoken_to(how).await;
+        let listener = upstream.listener();
+        let (sender, calls) = mpsc::channel(CALLS);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            for connection in 0.. {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let (acceptor, sender) = (acceptor.clone(), sender.clone());
+                connections.spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    serve(stream, h2::server::Builder::new(), connection, sender).await;
+                });
+            }
+        });
+        Self { upstream, calls, _tasks: tasks }
+    }
+
     /// An application behind `host` of a plane.
     pub(crate) async fn behind(plane: &Plane, host: &str) -> Self {
         let app = Self::start().await;
@@ -88,13 +110,23 @@ impl App {
         within(self.calls.recv()).await.unwrap()
     }
 
+    /// Where it is, and what comes there.
+    pub(crate) fn parts(&mut self) -> (&Upstream, &mut mpsc::Receiver<Call>) {
+        (&self.upstream, &mut self.calls)
+    }
+
     /// Whether a request waits.
     pub(crate) fn is_idle(&self) -> bool {
         self.calls.is_empty()
     }
 }
 
-async fn serve(stream: TcpStream, builder: h2::server::Builder, number: usize, calls: mpsc::Sender<Call>) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    builder: h2::server::Builder,
+    number: usize,
+    calls: mpsc::Sender<Call>,
+) {
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     while let Some(Ok((request, respond))) = connection.accept().await {
         if calls.send(Call { request, respond, connection: number }).await.is_err() {

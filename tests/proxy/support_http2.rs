@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::support::{Plane, Wire, within};
+pub(crate) use crate::support::{get, post};
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -33,13 +34,8 @@ pub(crate) struct Http2 {
     pub(crate) driver: JoinSet<Result<(), h2::Error>>,
 }
 
-/// A response that came whole, or the error that ended it.
-pub(crate) struct Whole {
-    pub(crate) head: Response<()>,
-    pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Option<HeaderMap>,
-    pub(crate) error: Option<h2::Error>,
-}
+/// A response of it.
+pub(crate) type Whole = crate::support::Whole<h2::Error>;
 
 impl Http2 {
     pub(crate) async fn connect(plane: &Plane) -> Self {
@@ -94,8 +90,7 @@ impl Http2 {
 impl Whole {
     pub(crate) async fn of(response: ResponseFuture) -> Self {
         let (head, mut body) = within(response).await.unwrap().into_parts();
-        let mut whole =
-            Self { head: Response::from_parts(head, ()), body: Vec::new(), trailers: None, error: None };
+        let mut whole = Self::begun(Response::from_parts(head, ()));
         while let Some(data) = within(body.data()).await {
             match data {
                 Ok(data) => {
@@ -111,26 +106,6 @@ impl Whole {
         whole.trailers = within(body.trailers()).await.unwrap();
         whole
     }
-
-    pub(crate) fn status(&self) -> u16 {
-        self.head.status().as_u16()
-    }
-
-    pub(crate) fn field(&self, name: &str) -> Option<&str> {
-        self.head.headers().get(name).map(|value| value.to_str().unwrap())
-    }
-
-    pub(crate) fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).unwrap()
-    }
-}
-
-pub(crate) fn get(uri: &str) -> Request<()> {
-    Request::get(uri).body(()).unwrap()
-}
-
-pub(crate) fn post(uri: &str) -> Request<()> {
-    Request::post(uri).body(()).unwrap()
 }
 
 /// All data of a body.

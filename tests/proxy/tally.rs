@@ -10,9 +10,10 @@ use crate::support::{Plane, Upstream, backend, pattern, status, unreachable};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
 
-/// What was counted once `requests` have ended.
+/// What was counted once `requests` have ended. Whose fault it was is counted after them, and then their guards go.
 async fn tally(plane: &Plane, backend: &Arc<Backend>, requests: u64) -> [u64; 3] {
     plane.settle(|| backend.stats.tally().requests == requests).await;
+    plane.settle(|| backend.targets.iter().all(|target| target.gate.in_flight().is_zero())).await;
     let Tally { requests, failed_by_app, failed_by_us, .. } = backend.stats.tally();
     [requests, failed_by_app, failed_by_us]
 }
@@ -42,7 +43,7 @@ async fn answers_of_the_application_fail_only_from_500_on() {
 #[tokio::test]
 async fn an_application_that_cannot_be_reached_or_ends_in_the_middle_failed() {
     let (plane, upstream) = (Plane::start(), Upstream::start().await);
-    let dead = backend(&[&unreachable().await]);
+    let dead = backend(&[&unreachable()]);
     plane.routing.publish(|edit| edit.route(&pattern("dead.test"), "/", &dead));
     plane.route("a.test", &upstream);
     plane.exchange("GET / HTTP/1.1\r\nHost: dead.test\r\nConnection: close\r\n\r\n").await;

@@ -5,7 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockgate::certs::{CertTable, Certificate, Certs, ClientCa, Clients, HTTP_2, HTTP_11, Served};
+use lockgate::clock::{Clock as _, SystemClock};
 use lockgate::proxy::{ProxySettings, TlsSettings};
+use lockgate::routing::Backend;
+use lockgate::routing::https::OwnHttps;
+use lockgate::routing::label::{Labelled, Labels};
+use lockgate::routing::path::PathPrefix;
+use lockgate::routing::preview_auth::PreviewAuth;
+use lockgate::routing::split::Split;
+use lockgate::routing::table::PathRoute;
+use lockgate::settings::{Delay, HttpsMode};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,13 +24,14 @@ use tokio_rustls::client::TlsStream;
 
 use crate::ca::{Ca, Leaf};
 use crate::holds::{held, rules};
-use crate::support::{OK, Plane, Upstream, field, status, within};
+use crate::preview_auth;
+use crate::support::{LONGER, OK, Plane, Upstream, field, pattern, status, within};
 use crate::support_http2::Http2;
 
 /// A data plane that listens with and without TLS.
 pub(crate) struct Bed {
     pub(crate) plane: Plane,
-    certs: Arc<Certs>,
+    pub(crate) certs: Arc<Certs>,
     pub(crate) ca: Ca,
     pub(crate) upstream: Upstream,
 }
@@ -45,8 +55,11 @@ impl Bed {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             proxy_protocol: None,
             certs: Arc::clone(&certs),
-            redirect: None,
+            port: 443,
+            redirects: false,
             hsts: None,
+            http3: false,
+            alt_svc: None,
         };
         change(&mut tls);
         let plane = Plane::with(|settings| {
@@ -71,7 +84,7 @@ impl Bed {
         self.connect_as(self.ca.client(), name).await
     }
 
-    async fn connect_as(&self, config: ClientConfig, name: &str) -> std::io::Result<Secure> {
+    pub(crate) async fn connect_as(&self, config: ClientConfig, name: &str) -> std::io::Result<Secure> {
         self.connect_with(&Arc::new(config), name).await
     }
 
@@ -131,7 +144,7 @@ impl Secure {
     }
 }
 
-fn served(leaf: &Leaf) -> Served {
+pub(crate) fn served(leaf: &Leaf) -> Served {
     let certificate = Certificate::of_pem(&leaf.chain, &leaf.key).unwrap();
     Served { certificate: Arc::new(certificate), hosts: Vec::new() }
 }
@@ -304,6 +317,32 @@ async fn a6_a_connection_that_was_made_for_one_host_is_looked_at_for_each() {
 }
 
 #[tokio::test]
+async fn cookies_of_who_came_by_tls_are_secure() {
+    let bed = Bed::start().await;
+    let leaf = bed.ca.leaf(&["a.test", "feat.app.test"]);
+    bed.offer(&[&leaf]);
+    let new = Upstream::answering(OK).await;
+    let split = Arc::new(Split::new("op_1", Arc::clone(&new.backend), 50));
+    let shared =
+        PathRoute::new(PathPrefix::root(), Arc::clone(&bed.upstream.backend)).with_split(Some(split));
+    let mut client = bed.connect("a.test").await.unwrap();
+    bed.plane.routing.publish(|edit| edit.set(&pattern("a.test"), vec![shared]));
+    let answer = client.ask("a.test").await;
+    let cookie = field(&answer, "set-cookie").unwrap();
+    assert!(cookie.starts_with("__lockgate_split=") && cookie.ends_with("; Secure"), "{cookie}");
+
+    let auth = PreviewAuth::link(&[7; 32], "web", "feat");
+    preview_auth::publish(&bed.plane, &bed.upstream, &new, auth);
+    let mut client = bed.connect("feat.app.test").await.unwrap();
+    let token = preview_auth::key().sign(preview_auth::LATER);
+    client.send(&format!("GET /?lockgate_link={token} HTTP/1.1\r\nHost: feat.app.test\r\n\r\n")).await;
+    let answer = client.head().await;
+    let cookie = field(&answer, "set-cookie").unwrap();
+    assert!(status(&answer) == 303 && cookie.contains("; Secure"), "{answer}");
+    bed.plane.shutdown().await;
+}
+
+#[tokio::test]
 async fn plain_http_on_the_port_of_tls_is_told_so() {
     let bed = Bed::start().await;
     bed.offer(&[&bed.ca.leaf(&["a.test"])]);
@@ -357,7 +396,7 @@ async fn without_a_certificate_handshakes_fail_and_plain_http_is_served() {
 #[tokio::test]
 async fn i2_who_comes_without_tls_is_sent_to_https_where_a_certificate_covers_the_name() {
     let trust = |settings: &mut ProxySettings| settings.via = None;
-    let bed = Bed::with(|tls| tls.redirect = Some(443), trust).await;
+    let bed = Bed::with(|tls| tls.redirects = true, trust).await;
     for host in ["a.test", "*.wild.test", "bare.test"] {
         bed.route(host);
     }
@@ -387,7 +426,7 @@ async fn i2_who_comes_without_tls_is_sent_to_https_where_a_certificate_covers_th
 
 #[tokio::test]
 async fn i2_who_is_sent_to_https_wakes_nobody() {
-    let bed = Bed::with(|tls| tls.redirect = Some(443), |_| {}).await;
+    let bed = Bed::with(|tls| tls.redirects = true, |_| {}).await;
     bed.offer(&[&bed.ca.leaf(&["a.test"])]);
     let hold = held(&bed.plane, "a.test", rules(), Some(&Arc::default()));
     let answer = bed.plane.exchange("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await;
@@ -400,7 +439,7 @@ async fn i2_who_is_sent_to_https_wakes_nobody() {
 async fn i2_what_a_trusted_proxy_got_by_https_is_not_sent_there_again() {
     let trust =
         |settings: &mut ProxySettings| settings.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-    let bed = Bed::with(|tls| tls.redirect = Some(8443), trust).await;
+    let bed = Bed::with(|tls| (tls.port, tls.redirects) = (8443, true), trust).await;
     bed.route("a.test");
     bed.offer(&[&bed.ca.leaf(&["a.test"])]);
     for (said, expected) in [("https", 200), ("http", 308)] {
@@ -431,8 +470,162 @@ async fn hsts_is_told_over_tls_alone_and_not_in_place_of_the_applications_own() 
     assert_eq!(field(&plain, "strict-transport-security"), None);
     let mut client = bed.connect("none.test").await.unwrap();
     let head = client.ask("none.test").await;
-    assert_eq!((status(&head), field(&head, "strict-transport-security")), (404, Some("max-age=60")));
+    assert_eq!((status(&head), field(&head, "strict-transport-security")), (404, None));
     bed.plane.shutdown().await;
+}
+
+/// A route below `prefix` to the upstream, that says this of https for itself.
+fn saying(bed: &Bed, prefix: &str, mode: Option<HttpsMode>, hsts: Option<u64>) -> PathRoute {
+    let own = OwnHttps::of(mode, hsts.map(Delay::seconds));
+    let backend = Backend::clone(&bed.upstream.backend).with_https(own);
+    PathRoute::new(prefix.parse().unwrap(), Arc::new(backend))
+}
+
+#[tokio::test]
+async fn i2_an_app_says_for_itself_whether_it_is_reached_without_tls() {
+    for redirects in [true, false] {
+        let trust =
+            |settings: &mut ProxySettings| settings.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        let bed = Bed::with(|tls| (tls.port, tls.redirects) = (8443, redirects), trust).await;
+        bed.offer(&[&bed.ca.leaf(&["a.test"])]);
+        let routes = || {
+            vec![
+                saying(&bed, "/", None, Some(5)),
+                saying(&bed, "/safe", Some(HttpsMode::Redirect), None),
+                saying(&bed, "/open", Some(HttpsMode::Allow), None),
+            ]
+        };
+        bed.plane.routing.publish(|edit| edit.set(&pattern("a.test"), routes()));
+        bed.plane.routing.publish(|edit| edit.set(&pattern("bare.test"), routes()));
+        for (host, path, said, is_sent) in [
+            ("a.test", "/", "http", redirects),
+            ("a.test", "/safe/x?y", "http", true),
+            ("a.test", "/open", "http", false),
+            ("a.test", "/safe", "https", false),
+            ("a.test", "/.well-known/acme-challenge/Sa_f-e1", "http", false),
+            // What an application could take for another path is not what ACME asks for.
+            ("a.test", "/.well-known/acme-challenge/..%2f..%2fsafe", "http", redirects),
+            ("a.test", "/.well-known/acme-challenge/../../safe", "http", true),
+            ("a.test", "/.well-known/acme-challenge/x/safe", "http", redirects),
+            ("a.test", "/.well-known/acme-challenge/x;y", "http", redirects),
+            ("a.test", "/.well-known/acme-challenge/", "http", redirects),
+            // No certificate: it would be sent to where it cannot go.
+            ("bare.test", "/safe", "http", false),
+        ] {
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: {said}\r\nConnection: close\r\n\r\n"
+            );
+            let answer = bed.plane.exchange(request).await;
+            let place = is_sent.then(|| format!("https://{host}:8443{path}"));
+            let expected = (if is_sent { 308 } else { 200 }, place.as_deref());
+            assert_eq!((status(&answer), field(&answer, "location")), expected, "{redirects} {host}{path}");
+        }
+        bed.plane.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn i2_a_preview_says_for_itself_whether_it_is_reached_without_tls() {
+    let bed = Bed::with(|tls| tls.redirects = true, |_| {}).await;
+    bed.offer(&[&bed.ca.leaf(&["a.test", "*.a.test"])]);
+    let preview = saying(&bed, "/", Some(HttpsMode::Allow), None);
+    let mut labels = Labels::default();
+    let expires_at = SystemClock.now() + Duration::from_secs(600);
+    labels.insert("feat", Labelled { backend: preview.backend().clone(), expires_at, auth: None });
+    let route = saying(&bed, "/", None, None).with_labels(Arc::new(labels));
+    bed.plane.routing.publish(|edit| edit.set(&pattern("a.test"), vec![route]));
+    for (host, expected) in [("feat.a.test", 200), ("a.test", 308)] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(status(&bed.plane.exchange(request).await), expected, "{host}");
+    }
+    bed.plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn hsts_of_an_app_takes_the_place_of_the_listeners_on_its_own_answers_and_on_lockgates() {
+    let bed = Bed::with(|tls| tls.hsts = Some("max-age=60".parse().unwrap()), |_| {}).await;
+    bed.offer(&[&bed.ca.leaf(&["a.test"])]);
+    let nobody = OwnHttps::of(None, Some(Delay::seconds(9)));
+    let nobody =
+        Backend { targets: Box::default(), ..Backend::clone(&bed.upstream.backend) }.with_https(nobody);
+    let routes = vec![
+        saying(&bed, "/", Some(HttpsMode::Allow), None),
+        saying(&bed, "/more", None, Some(120)),
+        saying(&bed, "/none", None, Some(0)),
+        PathRoute::new("/nobody".parse().unwrap(), Arc::new(nobody)),
+    ];
+    bed.plane.routing.publish(|edit| edit.set(&pattern("a.test"), routes));
+    let mut client = bed.connect("a.test").await.unwrap();
+    for (path, code, expected) in [
+        ("/", 200, Some("max-age=60")),
+        ("/more", 200, Some("max-age=120")),
+        ("/none", 200, None),
+        ("/", 200, Some("max-age=60")),
+        ("/nobody", 503, Some("max-age=9")),
+    ] {
+        client.send(&format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n")).await;
+        let head = client.head().await;
+        assert_eq!((status(&head), field(&head, "strict-transport-security")), (code, expected), "{path}");
+    }
+    let plain = bed.plane.exchange("GET /more HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await;
+    assert_eq!((status(&plain), field(&plain, "strict-transport-security")), (200, None));
+    let own = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nStrict-Transport-Security: max-age=1\r\n\r\n";
+    bed.upstream.answer(own);
+    let mut client = bed.connect("a.test").await.unwrap();
+    client.send("GET /more HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert_eq!(field(&client.head().await, "strict-transport-security"), Some("max-age=1"));
+    bed.plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_answer_without_a_route_tells_no_hsts_that_an_app_of_the_host_may_not_want() {
+    let bed = Bed::with(
+        |tls| tls.hsts = Some("max-age=60".parse().unwrap()),
+        |settings| (settings.limits.target_bytes, settings.limits.field_bytes) = (1000, 1000),
+    )
+    .await;
+    bed.offer(&[&bed.ca.leaf(&["a.test"])]);
+    let routes = vec![saying(&bed, "/app", Some(HttpsMode::Allow), Some(0))];
+    bed.plane.routing.publish(|edit| edit.set(&pattern("a.test"), routes));
+    for (line, field_line, expected) in [
+        ("GET /app", String::new(), 200),
+        ("GET /elsewhere", String::new(), 404),
+        ("OPTIONS *", String::new(), 204),
+        (&format!("GET /app/{}", "x".repeat(1000)), String::new(), 414),
+        ("GET /app", format!("X: {}\r\n", "x".repeat(1001)), 431),
+        ("GET /app", "Expect: nothing\r\n".to_owned(), 417),
+        ("GET /app", "Host: a.test\r\n".to_owned(), 400),
+        ("TRACE /app", String::new(), 405),
+    ] {
+        let mut client = bed.connect("a.test").await.unwrap();
+        client.send(&format!("{line} HTTP/1.1\r\nHost: a.test\r\n{field_line}\r\n")).await;
+        let head = client.head().await;
+        let told = field(&head, "strict-transport-security");
+        assert_eq!((status(&head), told), (expected, None), "{line:.20}: {head}");
+    }
+    bed.plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_app_opens_no_host_without_tls_that_asks_its_clients_for_a_certificate() {
+    for redirects in [true, false] {
+        let bed = Bed::with(|tls| tls.redirects = redirects, |_| {}).await;
+        let ca = ClientCa::of_pem(&bed.ca.pem).unwrap();
+        let clients = vec![Clients::new(vec![pattern("admin.test")], Arc::new(ca))];
+        let leaf = bed.ca.leaf(&["admin.test"]);
+        bed.certs.publish(CertTable::new(vec![served(&leaf)], clients)).unwrap();
+        for (mode, expected) in [(HttpsMode::Allow, 421), (HttpsMode::Redirect, 308)] {
+            let route = saying(&bed, "/", Some(mode), None);
+            bed.plane.routing.publish(|edit| edit.set(&pattern("admin.test"), vec![route]));
+            for path in ["/", "/.well-known/acme-challenge/x"] {
+                let request = format!("GET {path} HTTP/1.1\r\nHost: admin.test\r\nConnection: close\r\n\r\n");
+                let expected = if path == "/" { expected } else { 421 };
+                assert_eq!(status(&bed.plane.exchange(request).await), expected, "{mode:?} {path}");
+            }
+        }
+        assert!(bed.upstream.heads().is_empty());
+        bed.plane.shutdown().await;
+    }
 }
 
 #[tokio::test]
@@ -495,7 +688,7 @@ async fn a_host_that_asks_its_clients_for_a_certificate_is_reached_with_one_alon
 
 #[tokio::test]
 async fn a_connection_ends_in_order_and_says_so() {
-    let bed = Bed::with(|_| {}, |settings| settings.limits.keep_alive = Duration::from_millis(50)).await;
+    let bed = Bed::with(|_| {}, |settings| settings.limits.keep_alive = LONGER).await;
     bed.route("a.test");
     bed.offer(&[&bed.ca.leaf(&["a.test"])]);
     // An end without a word would be an error.

@@ -41,7 +41,7 @@ struct Seen {
 type All = Arc<Mutex<Vec<Seen>>>;
 
 /// What believes this authority alone, and that a target is `name`.
-fn held_to(ca: &Ca, name: &str) -> TargetTls {
+pub(crate) fn held_to(ca: &Ca, name: &str) -> TargetTls {
     let authority = CertificateDer::from_pem_slice(ca.pem.as_bytes()).unwrap();
     let tls = ClientTls::new(Believed::Authorities(vec![authority])).unwrap();
     tls.to(ServerName::try_from(name.to_owned()).unwrap())
@@ -53,12 +53,17 @@ fn signed_by_itself(name: &str) -> Leaf {
     Leaf { chain: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
 }
 
-fn acceptor(leaf: &Leaf) -> TlsAcceptor {
+pub(crate) fn acceptor(leaf: &Leaf) -> TlsAcceptor {
+    acceptor_of(leaf, &[b"h2", b"http/1.1"])
+}
+
+/// That agrees on one of these.
+pub(crate) fn acceptor_of(leaf: &Leaf, protocols: &[&[u8]]) -> TlsAcceptor {
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
     let mut config = builder.with_single_cert(vec![leaf.certificate()], key).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     TlsAcceptor::from(Arc::new(config))
 }
 
@@ -388,7 +393,7 @@ async fn a_request_that_one_target_may_not_have_goes_to_another() {
     let tls = held_to(&ca, "app.test");
     let (false_one, refused) = app(&Ca::new().leaf(&["app.test"]), &tls, OK).await;
     let (true_one, all) = app(&ca.leaf(&["app.test"]), &tls, OK).await;
-    let gone = Target::new(InstanceId::generate(), unreachable().await.address, WORKERS).over(Some(tls));
+    let gone = Target::new(InstanceId::generate(), unreachable().address, WORKERS).over(Some(tls));
     let targets = backend(&[&false_one.target, &true_one.target, &Arc::new(gone)]);
     plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &targets));
     let retried =

@@ -151,7 +151,7 @@ async fn what_a_proxy_before_us_said_is_passed_on() {
 #[tokio::test]
 async fn a_request_that_is_sent_once_more_is_told_of_again() {
     let (plane, (upstream, seen)) = (Plane::start(), Upstream::recording().await);
-    let gone = crate::support::unreachable().await.address;
+    let gone = crate::support::unreachable().address;
     let gone = Target::new(InstanceId::generate(), gone, WORKERS).told_by(Some(ProxyProtocol::V1));
     let both = backend(&[&Arc::new(gone), &upstream.target]);
     plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &both));

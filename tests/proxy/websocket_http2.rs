@@ -15,7 +15,7 @@ use crate::support::{OK, Plane, Upstream, Wire, field, status, within};
 use crate::support_h2c::App;
 use crate::support_http2::{Http2, SETTINGS, Whole, data};
 
-const CLOSE_1012: &[u8] = &[0x88, 0x02, 0x03, 0xf4];
+pub(crate) const CLOSE_1012: &[u8] = &[0x88, 0x02, 0x03, 0xf4];
 
 /// Asks for a WebSocket.
 async fn connect(client: &mut Http2, protocol: &'static str) -> (ResponseFuture, SendStream<Bytes>) {
@@ -34,7 +34,7 @@ async fn connect(client: &mut Http2, protocol: &'static str) -> (ResponseFuture,
 }
 
 /// The application's side of a handshake.
-async fn agree(app: &mut Wire) -> String {
+pub(crate) async fn agree(app: &mut Wire) -> String {
     let head = app.head().await;
     let accept = derive_accept_key(field(&head, "sec-websocket-key").unwrap().as_bytes());
     app.send(format!(
@@ -45,14 +45,8 @@ async fn agree(app: &mut Wire) -> String {
     head
 }
 
-#[tokio::test]
-async fn f4_a_websocket_over_http2_is_an_upgrade_to_the_app_and_carries_bytes_and_half_a_close() {
-    let (plane, upstream) = (Plane::start(), Upstream::start().await);
-    plane.route("a.test", &upstream);
-    let mut client = Http2::connect(&plane).await;
-    let (response, mut up) = connect(&mut client, "websocket").await;
-    let mut app = upstream.accept().await;
-    let head = agree(&mut app).await;
+/// The application sees what a client of HTTP/1.1 would ask.
+pub(crate) fn assert_upgrade(head: &str) {
     assert!(head.starts_with("GET /chat?x=1 HTTP/1.1\r\n"), "{head}");
     for (name, value) in [
         ("host", "a.test"),
@@ -61,8 +55,19 @@ async fn f4_a_websocket_over_http2_is_an_upgrade_to_the_app_and_carries_bytes_an
         ("sec-websocket-version", "13"),
         ("sec-websocket-protocol", "chat"),
     ] {
-        assert_eq!(field(&head, name), Some(value), "{head}");
+        assert_eq!(field(head, name), Some(value), "{head}");
     }
+}
+
+#[tokio::test]
+async fn f4_a_websocket_over_http2_is_an_upgrade_to_the_app_and_carries_bytes_and_half_a_close() {
+    let (plane, upstream) = (Plane::start(), Upstream::start().await);
+    plane.route("a.test", &upstream);
+    let mut client = Http2::connect(&plane).await;
+    let (response, mut up) = connect(&mut client, "websocket").await;
+    let mut app = upstream.accept().await;
+    let head = agree(&mut app).await;
+    assert_upgrade(&head);
     let response = within(response).await.unwrap();
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["sec-websocket-protocol"], "chat");

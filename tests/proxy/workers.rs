@@ -3,9 +3,9 @@
 use lockgate::gate::{Awaited, InFlight};
 use lockgate::routing::backend::Order;
 
-use crate::support::{GET, OK, Plane, Upstream, WORKERS, Wire, backend, field, pattern, status, within};
-
-const CREATED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
+use crate::support::{
+    CREATED, GET, OK, Plane, Upstream, WORKERS, Wire, backend, field, pattern, status, within,
+};
 
 /// So many that every worker has some; the kernel spreads them by their ports.
 const CLIENTS: usize = 96;

@@ -104,6 +104,14 @@ async fn volumes_of_previews_environments_and_apps_are_apart(world: World) {
     ];
     let (instance, place) = run(&world, &own).await;
     assert_eq!(get(&instance, &format!("/keep{place}/note")).await, "written");
+    let stored = async |spec: &InstanceSpec| {
+        let of = (&spec.app, &spec.environment, &spec.label);
+        let all = world.runtime().volumes().await.unwrap();
+        all.into_iter().find(|volume| (&volume.app, &volume.environment, &volume.label) == of)
+    };
+    let own_place = stored(&own).await.unwrap().place;
+    let refused = world.runtime().remove_volume(&own_place).await.unwrap_err();
+    assert!(matches!(refused, RuntimeError::Volume { .. }), "an instance has it: {refused:?}");
     for other in &others {
         let (instance, place) = run(&world, other).await;
         let is_of = |volume: &StoredVolume| {
@@ -113,7 +121,19 @@ async fn volumes_of_previews_environments_and_apps_are_apart(world: World) {
         assert!(world.runtime().volumes().await.unwrap().iter().any(is_of));
         assert!(get(&instance, &format!("/file{place}/note")).await.contains("No such file"));
         end(&world, other).await;
-        world.runtime().remove_volumes(&scope(other)).await.unwrap();
+        if other.label.is_some() {
+            world.runtime().remove_volumes(&scope(other)).await.unwrap();
+            continue;
+        }
+        // By its place, and no other.
+        let found = stored(other).await.unwrap();
+        assert_eq!(found.name, "my-data");
+        world.runtime().remove_volume(&found.place).await.unwrap();
+        world.runtime().remove_volume(&found.place).await.unwrap();
+        assert_eq!(stored(other).await, None);
+    }
+    for nowhere in ["nowhere", "/", "..", ""] {
+        world.runtime().remove_volume(nowhere).await.unwrap();
     }
     assert_eq!(get(&instance, &format!("/file{place}/note")).await, "kept");
     end(&world, &own).await;

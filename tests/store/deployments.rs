@@ -1,11 +1,11 @@
 use lockgate::clock::Timestamp;
 use lockgate::ids::{DeploymentId, EnvironmentName, InstanceId};
 use lockgate::store::{
-    DeploymentStatus, DesiredState, Failure, GitFacts, InstancePhase, InstanceRow, NewDeployment, Of, Page,
-    Store, StoreError, WakePlan,
+    DeploymentStatus, DesiredState, Failure, GitFacts, InstancePhase, InstanceRow, NewDeployment,
+    NewOperation, Of, OperationKind, Page, Store, StoreError, SwapPlan, WakePlan,
 };
 
-use crate::support::{Scratch, app, deployment, operation, web};
+use crate::support::{Scratch, app, deployment, operation, plan, web};
 
 const ALL: Page = Page { offset: 0, limit: 1000 };
 
@@ -178,7 +178,7 @@ async fn a_deployment_that_is_not_there_is_named() {
         store.set_pinned(&id, "", "").await.unwrap_err(),
         store.set_desired_state(&id, DesiredState::Standby).await.unwrap_err(),
         store.arm_timer(&crate::support::standby(id, "n")).await.unwrap_err(),
-        store.commit_swap(&crate::support::plan(operation("web").id, id)).await.unwrap_err(),
+        store.commit_swap(&plan(operation("web").id, id)).await.unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.to_string(), said);
@@ -224,4 +224,53 @@ async fn an_instance_is_replaced_by_its_id_and_gone_once_deleted() {
     store.delete_instance(&draining.id).await.unwrap();
     store.delete_instance(&draining.id).await.unwrap();
     assert_eq!(store.instances(None).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_ways_back_are_what_was_live_before_and_can_serve_the_newest_first() {
+    let scratch = Scratch::with_web().await;
+    let store = &scratch.store;
+    let back_from = async |from: DeploymentId, limit: u32| {
+        store.ways_back(&web(), &EnvironmentName::production(), &from, limit).await.unwrap()
+    };
+    let a = scratch.live().await;
+    assert_eq!(back_from(a, 10).await, []);
+    let (_, never) = scratch.deployment().await;
+    let [b, c, d] = [scratch.live().await, scratch.live().await, scratch.live().await];
+    assert!(store.set_status(&never, DeploymentStatus::Ready, None).await.unwrap());
+    assert_eq!(back_from(d, 10).await, [c, b, a]);
+    assert_eq!(back_from(d, 2).await, [c, b]);
+    assert_eq!(back_from(c, 10).await, [b, a], "nothing that was live later");
+    // In standby it can be woken; archived, or found not to hold, it cannot be gone back to.
+    store.set_desired_state(&a, DesiredState::Standby).await.unwrap();
+    store.set_desired_state(&c, DesiredState::Archived).await.unwrap();
+    assert_eq!(back_from(d, 10).await, [b, a]);
+    let e = scratch.live().await;
+    let failure = Failure::new("unhealthy", "it did not hold");
+    assert!(store.set_status(&d, DeploymentStatus::Failed, Some(&failure)).await.unwrap());
+    assert_eq!(back_from(e, 10).await, [b, a]);
+    // What another app, or another environment, had live is none of them.
+    store.put_apps(&[app("api", &[])]).await.unwrap();
+    assert_eq!(
+        store.ways_back(&"api".parse().unwrap(), &EnvironmentName::production(), &e, 10).await.unwrap(),
+        []
+    );
+    assert_eq!(store.ways_back(&web(), &"staging".parse().unwrap(), &e, 10).await.unwrap(), []);
+    // Gone back, the next way is further back, and not to what was left.
+    let (operation, f) = scratch.deployment().await;
+    store
+        .commit_swap(&SwapPlan { expected_generation: scratch.generation().await, ..plan(operation, f) })
+        .await
+        .unwrap();
+    let back = NewOperation { kind: OperationKind::Rollback, ..crate::support::operation("web") };
+    store.begin_operation(&back, None).await.unwrap();
+    let moved =
+        SwapPlan { rolled_back: true, expected_generation: scratch.generation().await, ..plan(back.id, b) };
+    store.commit_swap(&moved).await.unwrap();
+    assert_eq!(back_from(b, 10).await, [a]);
+    let forward = NewOperation { kind: OperationKind::Promote, ..crate::support::operation("web") };
+    store.begin_operation(&forward, None).await.unwrap();
+    let moved = SwapPlan { expected_generation: scratch.generation().await, ..plan(forward.id, e) };
+    store.commit_swap(&moved).await.unwrap();
+    assert_eq!(back_from(e, 10).await, [b, f, a], "by when they were live, not by when they were made");
 }

@@ -134,7 +134,7 @@ pub(crate) async fn put(
     let mut settings = call.body.settings;
     settings.env.extend(call.body.env);
     if let Some(known) = admin.store.app(&name).await? {
-        keep_password(&mut settings, known.settings);
+        keep_passwords(&mut settings, known.settings);
     }
     let hosts = call.body.hosts.into_iter().map(|input| HostRow {
         host: input.host,
@@ -149,10 +149,7 @@ pub(crate) async fn put(
         origin: Origin::Api,
     };
     refuse_of_config(&admin, &name).await?;
-    match &call.caller.idempotency {
-        Some(key) => admin.engine.put_app_once(&app, key).await?,
-        None => admin.engine.put_apps(&[app]).await?,
-    }
+    admin.engine.put_app(&app, call.caller.idempotency.as_ref()).await?;
     show(State(admin), In(name)).await
 }
 
@@ -189,8 +186,15 @@ pub(crate) async fn remove(
     Ok(StatusCode::ACCEPTED)
 }
 
-/// Whoever sends back what was read leaves the password as it is.
-fn keep_password(settings: &mut AppSettings, known: AppSettings) {
+/// Whoever sends back what was read leaves the passwords as they are.
+fn keep_passwords(settings: &mut AppSettings, known: AppSettings) {
+    for (new, old) in settings.policies.iter_mut().zip(&known.policies) {
+        for (user, password) in new.secrets_mut().filter(|(_, password)| password.expose().is_empty()) {
+            if let Some((_, known)) = old.secrets().find(|(other, _)| *other == user) {
+                *password = known.clone();
+            }
+        }
+    }
     if let (Some(new), Some(old)) = (&mut settings.preview_auth, known.preview_auth)
         && new.password.expose().is_empty()
         && new.user == old.user

@@ -86,6 +86,13 @@ pub(crate) async fn explain(
                 explanation.split_targets =
                     split.backend().targets.iter().map(|target| shown(target)).collect();
             }
+            if let Some(policies) = &route.backend.policies {
+                let names = policies.names_for(&query.path);
+                explanation.trail.push(format!("its policies, in their order: {}", names.join(", ")));
+            }
+            if let Some(own) = &route.backend.https {
+                explanation.trail.extend(own.told());
+            }
             match route.backend.hold.as_ref().map(|hold| (hold.end(), hold.waiting())) {
                 Some((Some(HoldEnd::Refused(refusal)), _)) => {
                     explanation.code = Some(refusal.code.to_owned());

@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn of_labels_that_ended_only_the_last_are_remembered() {
-        let publisher = Publisher::new(Arc::new(Routing::new(1)), [0; 32]);
+        let publisher = Publisher::new(Arc::new(Routing::new(1)), Arc::new(SystemClock), [0; 32]);
         let app: AppName = "web".parse().unwrap();
         let now = SystemClock.now();
         let extra = 5;
@@ -126,7 +126,14 @@ mod tests {
                 preview_auth: None,
                 pages_for: None,
                 protocol: Protocol::Http1,
+                tls: None,
                 proxy_protocol: None,
+                balance: crate::settings::BalanceSettings::default(),
+                slow_start: None,
+                limit: None,
+                https: None,
+                policies: [].into(),
+                counted_in: "".into(),
             };
             publisher.set_instances(&owner, &[]);
             publisher.set_label(

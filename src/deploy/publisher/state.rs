@@ -9,9 +9,12 @@ use tracing::warn;
 use super::{Activity, Owner, ServiceRoute, parse_host};
 use crate::deploy::handover::Handover;
 use crate::deploy::preview;
+use crate::deploy::tls::AppTls;
 use crate::ids::{AppName, DeploymentId, EnvironmentName};
 use crate::routing::label::{Labelled, Labels};
 use crate::routing::path::PathPrefix;
+use crate::routing::policy::Policies;
+use crate::routing::policy::rate_limit::Limiters;
 use crate::routing::preview_auth::PreviewAuth;
 use crate::routing::skew::Skew;
 use crate::routing::split::Split;
@@ -39,6 +42,8 @@ pub(super) struct State {
     pub(super) workers: usize,
     /// What links to previews are signed under.
     pub(super) link_key: [u8; 32],
+    /// What rate limits know, over deploys.
+    pub(super) limiters: Limiters,
 }
 
 /// A deployment with targets, or one that is held; both of its backends are held by the same.
@@ -49,6 +54,8 @@ pub(super) struct Unit {
     pub(super) own: Arc<Backend>,
     /// What a request must have to come here by the names of an environment for previews.
     pub(super) auth: Option<Arc<PreviewAuth>>,
+    /// How its instances are spoken to, if by TLS.
+    pub(super) tls: Option<AppTls>,
     /// Requests of its pages may come here once another version is live.
     pub(super) keeps_pages: bool,
 }
@@ -96,6 +103,35 @@ impl State {
             ended: unit.live.stats.ended() + unit.own.stats.ended(),
             is_busy: is_in_flight || is_decided_about || unit.hold().is_some(),
         }
+    }
+
+    /// Those of the deployment, made once.
+    pub(super) fn policies_of(&self, owner: &Owner) -> Option<Arc<Policies>> {
+        let known = self.units.get(&owner.deployment).and_then(|unit| unit.live.policies.clone());
+        known.filter(|policies| policies.are_of(&owner.policies)).or_else(|| {
+            let made = Policies::new(&owner.policies, &self.limiters, &owner.counted_in, self.workers);
+            made.map(Arc::new)
+        })
+    }
+
+    /// What a static service leads to. If that is what it led to before, as `known`, it keeps its counts, its connections,
+    /// and what is known of its targets.
+    pub(super) fn service_backend(
+        &self,
+        service: &ServiceRoute,
+        known: Option<&Arc<Backend>>,
+    ) -> Arc<Backend> {
+        let before = known.and_then(|backend| backend.policies.as_ref());
+        let is_same =
+            before.map_or(service.policies.is_empty(), |policies| policies.are_of(&service.policies));
+        let is_same = is_same && known.is_none_or(|known| known.https == service.backend.https);
+        if let Some(known) = known.filter(|_| is_same) {
+            return Arc::clone(known);
+        }
+        let scope = format!("service {}", service.backend.stats.name());
+        let policies = Policies::new(&service.policies, &self.limiters, &scope, self.workers);
+        let same = Backend::clone(known.unwrap_or(&service.backend));
+        Arc::new(same.with_policies(policies.map(Arc::new)).with_https(service.backend.https.clone()))
     }
 
     pub(super) fn hosts_of_app(&self, app: &AppName) -> BTreeSet<HostPattern> {
@@ -224,15 +260,13 @@ impl State {
             self.handovers.get(&(row.app.clone(), row.environment.clone()))
         };
         let Some(handover) = handover else { return backend };
-        let same = Backend::new(backend.targets.clone(), Arc::clone(&backend.stats));
-        Arc::new(same.held(Arc::clone(&handover.hold)))
+        held_by(&backend, &handover.hold)
     }
 
     /// As the access to the app has it.
     pub(super) fn held(&self, app: &AppName, backend: Arc<Backend>) -> Arc<Backend> {
         let Some((_, hold)) = self.accesses.get(app) else { return backend };
-        let same = Backend::new(backend.targets.clone(), Arc::clone(&backend.stats));
-        Arc::new(same.held(Arc::clone(hold)))
+        held_by(&backend, hold)
     }
 
     fn shared_labels(&self, app: &AppName, known: &mut AppLabels) -> Arc<Labels> {
@@ -266,6 +300,11 @@ impl State {
         };
         Arc::new(Backend::new(Box::default(), Arc::new(BackendStats::for_deployment(labels, self.workers))))
     }
+}
+
+/// The same backend, whose requests wait for `hold`.
+fn held_by(backend: &Backend, hold: &Arc<Hold>) -> Arc<Backend> {
+    Arc::new(backend.clone().held(Arc::clone(hold)))
 }
 
 /// Whether a swap moves such routes.

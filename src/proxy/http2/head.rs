@@ -1,4 +1,5 @@
-//! A request's head of HTTP/2 in the words of HTTP/1.1, so that one set of rules is for both (RFC 9113 sections 8.2 and 8.3).
+//! A request's head of HTTP/2 or HTTP/3 in the words of HTTP/1.1, so that one set of rules is for all (RFC 9113 sections 8.2 and 8.3,
+//! RFC 9114 sections 4.2 and 4.3), and a response's in theirs.
 //!
 //! h2 has refused what is malformed: pseudo-headers that are unknown, late, missing or there twice, fields that concern the
 //! connection, names with capitals, line ends and zero bytes in values, and a length that is not that of the data.
@@ -6,15 +7,16 @@
 use bytes::BytesMut;
 use h2::ext::Protocol;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, DATE, HOST, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::Scheme;
-use http::{Method, Request};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
+use crate::proxy::client::Client;
 use crate::proxy::error::ForwardError;
 use crate::proxy::settings::Limits;
 use crate::proxy::validate;
@@ -74,6 +76,22 @@ pub(crate) fn tell_empty(request: &mut Request<impl Body>) {
     let expects = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     if expects && request.body().is_end_stream() {
         request.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
+    }
+}
+
+/// Takes off a response what is of HTTP/1.1 alone, and adds what its server would add.
+pub(crate) fn to_client(headers: &mut HeaderMap, client: &Client) {
+    headers.remove(CONNECTION);
+    if !headers.contains_key(DATE) {
+        headers.insert(DATE, client.worker.date());
+    }
+}
+
+/// Makes of an agreement to an upgrade one to an extended CONNECT (RFC 8441 section 5, RFC 9220 section 3).
+pub(crate) fn to_agreement(head: &mut Response<()>) {
+    *head.status_mut() = StatusCode::OK;
+    for name in [UPGRADE, SEC_WEBSOCKET_ACCEPT] {
+        head.headers_mut().remove(name);
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{self, HeaderMap};
+use http::header;
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 
@@ -16,7 +16,7 @@ use crate::proxy::client::Client;
 use crate::proxy::tunnel::{self, Upgrade};
 use crate::upstream::{Abort, Duplex, Phase, Source};
 
-use super::Shared;
+use super::{Shared, head};
 
 /// Serves one request. `tunnel` is what its client sends if it asked for an extended CONNECT.
 pub(super) async fn serve(
@@ -47,9 +47,9 @@ pub(super) async fn serve(
     };
     connection.client.learn_from(&client);
     let Some(Ok(response)) = answered else { return connection.was_reset() };
-    let (head, body) = response.into_parts();
-    let mut head = Response::from_parts(head, ());
-    to_http2(head.headers_mut(), &client);
+    let (parts, body) = response.into_parts();
+    let mut head = Response::from_parts(parts, ());
+    head::to_client(head.headers_mut(), &client);
     let upgrade = client.upgrade.borrow_mut().take();
     if let (Some(upgrade), Some(tunnel)) = (upgrade, tunnel) {
         return carry(&client, upgrade, head, tunnel, respond).await;
@@ -72,10 +72,7 @@ async fn carry(
     tunnel: RecvStream,
     mut respond: SendResponse<Bytes>,
 ) {
-    *head.status_mut() = StatusCode::OK;
-    for name in [header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT] {
-        head.headers_mut().remove(name);
-    }
+    head::to_agreement(&mut head);
     match respond.send_response(head, false) {
         Ok(stream) => {
             let downstream = Duplex::new(stream, tunnel);
@@ -96,14 +93,6 @@ fn go_on(respond: &mut SendResponse<Bytes>) {
     *response.status_mut() = StatusCode::CONTINUE;
     if let Err(error) = respond.send_informational(response) {
         tracing::debug!(%error, "100 was not sent");
-    }
-}
-
-/// Takes off what is of HTTP/1.1 alone, and adds what its server would add.
-fn to_http2(headers: &mut HeaderMap, client: &Client) {
-    headers.remove(header::CONNECTION);
-    if !headers.contains_key(header::DATE) {
-        headers.insert(header::DATE, client.worker.date());
     }
 }
 

@@ -60,13 +60,31 @@ pub(super) async fn remove(
     let wanted = vec![format!("{LOCKGATE}={lockgate}"), format!("{APP}={}", scope.app)];
     let mut removed = Ok(());
     for volume in labelled(engine, wanted).await?.into_iter().filter(|found| is_in(found, scope)) {
-        let removal = engine.client()?.remove_volume(&volume.name, None::<RemoveVolumeOptions>);
-        match engine.call(SLOW, "volume remove", removal).await {
-            Ok(()) | Err(EngineError::Answer { status: 404, .. }) => {}
-            Err(cause) => removed = removed.and_then(|()| Err(refused("remove", &volume.name, cause))),
-        }
+        let one = remove_named(engine, &volume.name).await;
+        removed = removed.and(one);
     }
     removed
+}
+
+/// Removes the volume of that name, if it is of this installation.
+pub(super) async fn remove_one(
+    engine: &Engine,
+    lockgate: LockgateId,
+    name: &str,
+) -> Result<(), RuntimeError> {
+    let own = labelled(engine, vec![format!("{LOCKGATE}={lockgate}")]).await?;
+    match own.iter().find(|volume| volume.name == name) {
+        Some(volume) => remove_named(engine, &volume.name).await,
+        None => Ok(()),
+    }
+}
+
+async fn remove_named(engine: &Engine, name: &str) -> Result<(), RuntimeError> {
+    let removal = engine.client()?.remove_volume(name, None::<RemoveVolumeOptions>);
+    match engine.call(SLOW, "volume remove", removal).await {
+        Ok(()) | Err(EngineError::Answer { status: 404, .. }) => Ok(()),
+        Err(cause) => Err(refused("remove", name, cause)),
+    }
 }
 
 /// All volumes of this installation.
@@ -82,6 +100,7 @@ fn stored(volume: Found) -> Option<StoredVolume> {
         app: label(APP)?.parse().ok()?,
         environment: label(ENVIRONMENT)?.parse().ok()?,
         label: label(LABEL).map(|label| label.parse()).transpose().ok()?,
+        name: volume.name.rsplit_once('.')?.1.to_owned(),
         place: volume.name,
     })
 }

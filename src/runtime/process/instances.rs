@@ -187,12 +187,27 @@ impl Instances {
 
     /// Removes volumes; refused while an instance is there that they may be of.
     pub(super) fn remove_volumes(&self, scope: &VolumeScope) -> Result<(), RuntimeError> {
-        let cannot = |detail: String| RuntimeError::Volume {
-            action: "remove",
-            volume: self.volumes.root().join(scope.app.as_str()).display().to_string(),
-            detail,
-        };
+        let place = self.volumes.root().join(scope.app.as_str()).display().to_string();
         let _changing = self.change();
+        self.refuse_if_had(scope, &place)?;
+        self.volumes.remove(scope).map_err(|cause| not_removed(&place, cause.to_string()))
+    }
+
+    /// Removes the volume of that place; refused while an instance is there that it may be of.
+    pub(super) fn remove_volume(&self, place: &str) -> Result<(), RuntimeError> {
+        let _changing = self.change();
+        let all = self.volumes.list().map_err(|cause| not_removed(place, cause.to_string()))?;
+        let Some(found) = all.into_iter().find(|volume| volume.place == place) else { return Ok(()) };
+        let scope = VolumeScope {
+            app: found.app.clone(),
+            of: Some((found.environment.clone(), found.label.clone())),
+        };
+        self.refuse_if_had(&scope, place)?;
+        self.volumes.remove_one(&found).map_err(|cause| not_removed(place, cause.to_string()))
+    }
+
+    fn refuse_if_had(&self, scope: &VolumeScope, place: &str) -> Result<(), RuntimeError> {
+        let cannot = |detail: String| not_removed(place, detail);
         for id in self.ids().map_err(|cause| cannot(cause.to_string()))? {
             let record = Place::of(&self.root, id).record().map_err(|cause| cannot(cause.to_string()))?;
             let is_of = |record: &Record| {
@@ -205,7 +220,7 @@ impl Instances {
                 return Err(cannot(format!("instance {id} has it")));
             }
         }
-        self.volumes.remove(scope).map_err(|cause| cannot(cause.to_string()))
+        Ok(())
     }
 
     pub(super) fn volumes(&self) -> Result<Vec<StoredVolume>, RuntimeError> {
@@ -370,4 +385,8 @@ impl Found {
             started_at: self.life.as_ref().map(|life| life.started_at),
         }
     }
+}
+
+fn not_removed(place: &str, detail: String) -> RuntimeError {
+    RuntimeError::Volume { action: "remove", volume: place.to_owned(), detail }
 }

@@ -41,6 +41,15 @@ impl Volumes {
         }
     }
 
+    /// Removes one that was listed, with what is in it.
+    pub(super) fn remove_one(&self, volume: &StoredVolume) -> io::Result<()> {
+        let owner = self.owner(&volume.app, &volume.environment, volume.label.as_ref());
+        match fs::remove_dir_all(owner.join(&volume.name)) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
+            _ => Ok(()),
+        }
+    }
+
     /// All that there are. What is not named as we name them is none of ours.
     pub(super) fn list(&self) -> io::Result<Vec<StoredVolume>> {
         let mut found = Vec::new();
@@ -54,11 +63,12 @@ impl Volumes {
                 else {
                     continue;
                 };
-                found.extend(folders(&owners)?.into_iter().map(|(_name, path)| StoredVolume {
+                found.extend(folders(&owners)?.into_iter().map(|(name, path)| StoredVolume {
                     place: path.display().to_string(),
                     app: app.clone(),
                     environment: EnvironmentName::clone(&environment),
                     label: Option::<EphemeralLabel>::clone(&label),
+                    name,
                 }));
             }
         }

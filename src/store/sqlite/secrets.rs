@@ -16,8 +16,6 @@ use super::transaction::{Done, Stop};
 use crate::settings::{AppSettings, Secret};
 use crate::store::Env;
 
-/// Beside the env vars: none has that name.
-const PREVIEW_PASSWORD: &str = "=preview_auth.password";
 const FORMAT: u8 = 1;
 const KEY_LEN: usize = 32;
 
@@ -102,14 +100,11 @@ impl Key {
         Ok(plain.to_vec())
     }
 
-    /// Encrypts what is secret of the settings: env vars, and the password of previews.
+    /// Encrypts what is secret of the settings.
     pub(super) fn seal_secrets(&self, place: Place<'_>, settings: &AppSettings) -> Done<Vec<u8>> {
-        let env = settings.env.iter();
-        let mut exposed: BTreeMap<&str, &str> =
-            env.map(|(name, value)| (name.as_str(), value.expose())).collect();
-        if let Some(auth) = &settings.preview_auth {
-            exposed.insert(PREVIEW_PASSWORD, auth.password.expose());
-        }
+        let secrets = settings.secrets();
+        let exposed: BTreeMap<&str, &str> =
+            secrets.iter().map(|(name, secret)| (&**name, secret.expose())).collect();
         let plain = serde_json::to_vec(&exposed).map_err(|error| Stop::Unusable(error.to_string()))?;
         self.seal(place, &plain)
     }
@@ -121,11 +116,7 @@ impl Key {
         sealed: &[u8],
         settings: &mut AppSettings,
     ) -> Done<()> {
-        let mut env = self.open_map(place, sealed)?;
-        if let (Some(password), Some(auth)) = (env.remove(PREVIEW_PASSWORD), &mut settings.preview_auth) {
-            auth.password = password;
-        }
-        settings.env = env;
+        settings.set_secrets(self.open_map(place, sealed)?);
         Ok(())
     }
 

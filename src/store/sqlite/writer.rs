@@ -69,8 +69,11 @@ impl Writer {
     ) -> std::io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
         let desk = Desk { database, connection: Some(connection), clock, observer };
-        let thread =
-            thread::Builder::new().name("store-writer".to_owned()).spawn(move || work(desk, &queue))?;
+        let scope = fault::Scope::current();
+        let thread = thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            scope.enter();
+            work(desk, &queue);
+        })?;
         Ok(Self { queue: Queue(jobs), _thread: Joined(Some(thread)) })
     }
 

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// The head as it goes out. What it is made from stays, because the request may have to go out once more.
-pub(super) fn of(head: &Parts) -> Request<()> {
+pub(super) fn of(head: &Parts, scheme: &Scheme) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
     *request.version_mut() = Version::HTTP_2;
@@ -18,7 +18,7 @@ pub(super) fn of(head: &Parts) -> Request<()> {
     }
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let authority = headers.get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    match authority.and_then(|authority| absolute(authority, path)) {
+    match authority.and_then(|authority| absolute(scheme.clone(), authority, path)) {
         Some(uri) => {
             headers.remove(HOST);
             *request.uri_mut() = uri;
@@ -39,8 +39,8 @@ pub(super) fn is_websocket(head: &Parts) -> bool {
 }
 
 /// The head of a WebSocket's handshake, which is an extended CONNECT (RFC 8441 section 5).
-pub(super) fn connecting(head: &Parts) -> Request<()> {
-    let mut request = of(head);
+pub(super) fn connecting(head: &Parts, scheme: &Scheme) -> Request<()> {
+    let mut request = of(head, scheme);
     *request.method_mut() = Method::CONNECT;
     request.headers_mut().remove(SEC_WEBSOCKET_KEY);
     request.extensions_mut().insert(Protocol::from_static("websocket"));
@@ -63,6 +63,6 @@ pub(super) fn switched<T>(mut response: Response<T>, head: &Parts) -> Response<T
     response
 }
 
-fn absolute(authority: Authority, path: PathAndQuery) -> Option<Uri> {
-    Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build().ok()
+fn absolute(scheme: Scheme, authority: Authority, path: PathAndQuery) -> Option<Uri> {
+    Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().ok()
 }

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use crate::upstream::socket::Socket;
 
 /// What went over a connection.
 #[derive(Debug, Default)]
@@ -19,13 +20,13 @@ pub(super) struct Traffic {
 /// The socket. Once it takes nothing more, what is written is dropped, and it is read to its end: a target that closes has
 /// said before which requests it did not begin with.
 pub(super) struct CountedIo {
-    stream: TcpStream,
+    stream: Socket,
     traffic: Rc<Traffic>,
     is_deaf: bool,
 }
 
 impl CountedIo {
-    pub(super) fn new(stream: TcpStream, traffic: Rc<Traffic>) -> Self {
+    pub(super) fn new(stream: Socket, traffic: Rc<Traffic>) -> Self {
         Self { stream, traffic, is_deaf: false }
     }
 
@@ -82,11 +83,49 @@ impl AsyncWrite for CountedIo {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// What TLS took and the socket did not.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.is_deaf && ready!(Pin::new(&mut this.stream).poll_flush(cx)).is_err() {
+            this.is_deaf = true;
+        }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::upstream::socket::tests::both_ends;
+
+    /// The library writes no more once a request is out, and nothing else would push on what TLS still has of it.
+    #[tokio::test]
+    async fn what_tls_took_while_the_socket_was_full_goes_out_by_a_flush() {
+        let (socket, mut app) = both_ends().await;
+        let mut io = CountedIo::new(socket, Rc::default());
+        let write = |io: &mut CountedIo, cx: &mut Context<'_>| Pin::new(io).poll_write(cx, &[7; 16_384]);
+        let mut taken = 0;
+        while let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(write(&mut io, cx))).await {
+            taken += written.unwrap();
+        }
+        assert_eq!(io.traffic.written.get(), taken as u64);
+        let reading = async {
+            let mut got = vec![0; taken];
+            app.read_exact(&mut got).await.unwrap();
+            got.iter().all(|byte| *byte == 7)
+        };
+        let all = async { tokio::join!(io.flush(), reading) };
+        let (flushed, is_whole) =
+            tokio::time::timeout(std::time::Duration::from_secs(20), all).await.expect("it does not go out");
+        flushed.unwrap();
+        assert!(is_whole);
     }
 }

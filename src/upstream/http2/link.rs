@@ -12,8 +12,9 @@ use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, PingPong};
 use tokio::sync::Notify;
 
+use crate::error::chain;
 use crate::telemetry::ConnectCells;
-use crate::upstream::socket::connect;
+use crate::upstream::socket::Socket;
 use crate::upstream::target::{ConnectionGuard, LocalTarget};
 use crate::upstream::{Tick, UpstreamError};
 
@@ -75,10 +76,11 @@ enum State {
 }
 
 /// Why a connection did not open. Many may have waited for it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Failure {
     Connect(std::io::ErrorKind),
     Timeout,
+    Tls(std::io::ErrorKind, Rc<str>),
     NotHttp2,
 }
 
@@ -231,15 +233,33 @@ impl Drop for Place {
 }
 
 impl Failure {
-    fn tell(self, cells: &ConnectCells) -> UpstreamError {
+    fn of(error: &UpstreamError) -> Self {
+        match error {
+            UpstreamError::Connect(error) => Self::Connect(error.kind()),
+            UpstreamError::Tls(error) => Self::Tls(error.kind(), chain(error).into()),
+            UpstreamError::ConnectTimeout => Self::Timeout,
+            UpstreamError::NotHttp2
+            | UpstreamError::Retired
+            | UpstreamError::Closed(_)
+            | UpstreamError::Malformed(_)
+            | UpstreamError::NoUpgrades
+            | UpstreamError::Body(_) => Self::NotHttp2,
+        }
+    }
+
+    fn tell(&self, cells: &ConnectCells) -> UpstreamError {
         match self {
             Self::Connect(kind) => {
                 cells.failed.add(1);
-                UpstreamError::Connect(kind.into())
+                UpstreamError::Connect((*kind).into())
             }
             Self::Timeout => {
                 cells.timed_out.add(1);
                 UpstreamError::ConnectTimeout
+            }
+            Self::Tls(kind, why) => {
+                cells.failed.add(1);
+                UpstreamError::Tls(std::io::Error::new(*kind, why.to_string()))
             }
             Self::NotHttp2 => {
                 cells.failed.add(1);
@@ -275,8 +295,8 @@ async fn run(link: Rc<Link>, target: Rc<LocalTarget>, counted: ConnectionGuard) 
 /// Connects, and waits for the target's first words, which say how many streams it takes. No request is sent to somebody
 /// who speaks something else.
 async fn open(target: &LocalTarget, traffic: &Rc<Traffic>) -> Result<(SendRequest<Bytes>, Driver), Failure> {
-    let stream = connect(target.address()).await.map_err(|error| Failure::Connect(error.kind()))?;
-    let io = CountedIo::new(stream, Rc::clone(traffic));
+    let socket = Socket::open(&target.target, None).await.map_err(|error| Failure::of(&error))?;
+    let io = CountedIo::new(socket, Rc::clone(traffic));
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)

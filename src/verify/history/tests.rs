@@ -8,15 +8,19 @@ const C: Version = 2;
 
 fn swap(version: Version, called: u64, answered: u64) -> Swap {
     let millis = Duration::from_millis;
-    Swap { version, called: millis(called), answered: Some(millis(answered)), reach: Reach::All }
+    Swap { right: Right::Only(version), called: millis(called), answered: Some(millis(answered)) }
 }
 
 fn split(version: Version, called: u64, answered: u64) -> Swap {
-    Swap { reach: Reach::Some, ..swap(version, called, answered) }
+    Swap { right: Right::Also(version), ..swap(version, called, answered) }
 }
 
 fn open_swap(version: Version, called: u64) -> Swap {
-    Swap { version, called: Duration::from_millis(called), answered: None, reach: Reach::All }
+    Swap { right: Right::Only(version), called: Duration::from_millis(called), answered: None }
+}
+
+fn unknown(since: u64) -> Swap {
+    Swap { right: Right::Any, called: Duration::from_millis(since), answered: None }
 }
 
 fn read(version: Version, sent: u64, seen: u64) -> Read {
@@ -106,6 +110,19 @@ fn between_the_first_step_of_a_cutover_and_its_last_both_versions_are_right_and_
     assert_eq!(check(&[swap(B, 50, 60)], &mixed), [Violation::Mixed { read: 2, after: 1 }]);
 }
 
+#[test]
+fn of_a_time_that_nobody_looked_at_any_version_is_right_until_the_next_swap_that_is_known() {
+    let swaps = [unknown(10), swap(B, 10, 20)];
+    let reads = [read(A, 0, 5), read(C, 11, 12), read(A, 13, 14), read(B, 15, 16), read(B, 21, 22)];
+    assert_eq!(check(&swaps, &reads), []);
+    for (wrong, violation) in [
+        (read(C, 6, 7), Violation::Early { read: 1 }),
+        (read(A, 21, 22), Violation::Stale { read: 1, swap: 1 }),
+    ] {
+        assert_eq!(check(&swaps, &[read(A, 0, 5), wrong]), [violation]);
+    }
+}
+
 /// Whether serials can be chosen for the reads: by trying every combination.
 fn any_choice(serials: &Serials, reads: &[Read], chosen: &mut Vec<usize>) -> bool {
     let Some(read) = reads.get(chosen.len()) else { return true };
@@ -128,15 +145,19 @@ fn any_choice(serials: &Serials, reads: &[Read], chosen: &mut Vec<usize>) -> boo
 proptest! {
     #[test]
     fn a_history_is_flagged_exactly_if_no_choice_of_swaps_explains_it(
-        swaps in prop::collection::vec((0..3_usize, 0..4_u64, 0..8_u64, any::<[bool; 2]>()), 0..5),
+        swaps in prop::collection::vec((0..3_usize, 0..4_u64, 0..8_u64, 0..4_u8, any::<bool>()), 0..5),
         reads in prop::collection::vec((0..3_usize, 0..24_u64, 0..8_u64), 0..7),
     ) {
         let mut now = 0;
-        let swaps: Vec<Swap> = swaps.into_iter().map(|(version, pause, time, [answered, is_split])| {
+        let swaps: Vec<Swap> = swaps.into_iter().map(|(version, pause, time, kind, answered)| {
             let called = now + pause;
             now = called + time;
             let swap = if answered { swap(version, called, now) } else { open_swap(version, called) };
-            if is_split { Swap { reach: Reach::Some, ..swap } } else { swap }
+            match kind {
+                0 => Swap { right: Right::Also(version), ..swap },
+                1 => unknown(called),
+                _ => swap,
+            }
         }).collect();
         let reads: Vec<Read> =
             reads.into_iter().map(|(version, sent, time)| read(version, sent, sent + time)).collect();

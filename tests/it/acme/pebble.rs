@@ -3,15 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use serde_json::json;
+use rustls::ClientConfig;
+use serde_json::{Value, json};
 
-use crate::ca::Ca;
+use crate::ca::{Ca, Leaf};
 use crate::support::{eventually, free_port};
 
 /// A running `pebble` with its `pebble-challtestsrv`.
 pub(crate) struct Pebble {
     folder: tempfile::TempDir,
+    ca: Ca,
     ports: Ports,
+    /// A DNS server that it asks in place of its own.
+    resolver: Option<u16>,
     children: Vec<Child>,
 }
 
@@ -67,7 +71,36 @@ impl Pebble {
             "certificateValidityPeriod": life_seconds,
         } });
         std::fs::write(folder.path().join("pebble.json"), config.to_string()).unwrap();
-        Self { folder, ports, children: Vec::new() }
+        Self { folder, ca, ports, resolver: None, children: Vec::new() }
+    }
+
+    /// Gives accounts to nobody but who has this key, from its next start on.
+    pub(crate) fn want_external_account(&self, key_id: &str, hmac_key: &str) {
+        let path = self.folder.path().join("pebble.json");
+        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        config["pebble"]["externalAccountBindingRequired"] = json!(true);
+        config["pebble"]["externalAccountMACKeys"] = json!({ key_id: hmac_key });
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+
+    /// Looks for records there, from its next start on.
+    pub(crate) fn resolve_at(&mut self, port: u16) {
+        self.resolver = Some(port);
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.ports.directory
+    }
+
+    /// With which it answers as `localhost`.
+    pub(crate) fn own_certificate(&self) -> Leaf {
+        let read = |name: &str| std::fs::read_to_string(self.folder.path().join(name)).unwrap();
+        Leaf { chain: read("server.pem"), key: read("server.key") }
+    }
+
+    /// A client that takes it for what it is.
+    pub(crate) fn client(&self) -> ClientConfig {
+        self.ca.client()
     }
 
     pub(crate) fn directory(&self) -> String {
@@ -92,15 +125,16 @@ impl Pebble {
             .spawn()
             .unwrap();
         self.children.push(challtestsrv);
+        let resolver = self.resolver.map_or(dns, |port| format!("127.0.0.1:{port}"));
         let pebble = Command::new("pebble")
-            .args(["-strict", "-dnsserver", &dns, "-config"])
+            .args(["-strict", "-dnsserver", &resolver, "-config"])
             .arg(self.folder.path().join("pebble.json"))
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_AUTHZREUSE", "0")
             .env("PEBBLE_WFE_NONCEREJECT", "0")
             .envs(switches.iter().copied())
             .stdout(log("pebble.log"))
-            .stderr(Stdio::null())
+            .stderr(log("pebble.errors"))
             .spawn()
             .unwrap();
         self.children.push(pebble);
@@ -124,7 +158,8 @@ impl Pebble {
 
     /// What it says that it did.
     pub(crate) fn logged(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("pebble.log")).unwrap_or_default()
+        let read = |name| std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+        read("pebble.log") + &read("pebble.errors")
     }
 
     /// A program that sets and takes back records in its DNS, and writes down what it was told.

@@ -63,6 +63,8 @@ async fn a_token_may_do_what_its_scope_says_and_no_more() {
         ),
         ("admin", Ask::new("DELETE", "/v1/apps/web/hosts?host=taken.test")),
         ("admin", Ask::post("/v1/apps/nobody/rename", &json!({ "name": "somebody" }))),
+        ("read", Ask::get("/v1/volumes")),
+        ("admin", Ask::new("DELETE", "/v1/volumes?place=nowhere")),
         ("admin", Ask::get("/v1/tokens")),
         ("admin", Ask::get("/v1/audit")),
         ("admin", Ask::new("POST", "/v1/config/reload")),

@@ -140,10 +140,23 @@ async fn a_repeat_of_any_call_is_carried_out_once_and_told_the_same() {
     twice.ask("POST", "/v1/apps/web/disable", json!({})).await;
     twice.ask("POST", "/v1/apps/web/enable", json!({})).await;
 
+    twice.admin.lockgate.change_config(|config| {
+        let policies = json!([{ "signed_link": { "key": "0123456789abcdef0123456789abcdef" } }]);
+        config["services"] =
+            json!({ "files": { "hosts": ["files.test"], "upstreams": ["http://127.0.0.1:9"], "policies": policies } });
+    });
     twice.ask("POST", "/v1/config/reload", json!({})).await;
+    let link = twice.ask("POST", "/v1/links", json!({ "host": "files.test", "for": "1h" })).await;
+    assert!(!holds(&twice.admin, link["url"].as_str().unwrap()), "the link is kept in plain");
     let token = twice.ask("POST", "/v1/tokens", json!({ "name": "ci", "scopes": ["read"] })).await;
     assert!(!holds(&twice.admin, token["secret"].as_str().unwrap()), "the secret is kept in plain");
     twice.ask("DELETE", &format!("/v1/tokens/{}", token["id"].as_str().unwrap()), json!({})).await;
+
+    // What an app left that was removed long ago.
+    let stray = twice.admin.lockgate.folder.path().join("data/volumes/gone/production/data");
+    std::fs::create_dir_all(&stray).unwrap();
+    twice.ask("DELETE", &format!("/v1/volumes?place={}", stray.display()), json!({})).await;
+    assert!(!stray.exists());
 
     let all: BTreeSet<_> = twice.templates.iter().cloned().collect();
     assert_eq!(twice.made, all, "a route that changes something and is not tried here");

@@ -72,6 +72,11 @@ async fn every_error_is_a_problem_with_a_stable_code() {
         (raw("PUT", "/v1/apps/web", "{}"), 409, "app_in_config"),
         (raw("POST", "/v1/tokens", r#"{"name":"x","scopes":["root"]}"#), 422, "invalid"),
         (raw("POST", "/v1/tokens", r#"{"name":"x","scopes":[]}"#), 422, "invalid"),
+        (
+            raw("PUT", &format!("/v1/deployments/dep_{nobody}/schedule"), r#"{"state":"asleep"}"#),
+            422,
+            "invalid",
+        ),
         // Queries.
         (Ask::get("/v1/apps?limit=0"), 400, "query_invalid"),
         (Ask::get("/v1/apps?limit=201"), 400, "query_invalid"),
