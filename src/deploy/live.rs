@@ -238,7 +238,7 @@ impl Engine {
         let rests = is_stopped || operation.kind != OperationKind::Rollback;
         let retire = from.filter(|_| rests).map(|deployment| {
             let timer = self.by_itself(deployment, DesiredState::Standby, to.settings.deploy.standby_after);
-            // What is stopped already is in standby at once, and not spared.
+            // What is stopped already is not spared.
             let stopped = Timer { nonce: operation.id.to_string(), due: at, ..timer.clone() };
             if is_stopped { stopped } else { timer }
         });
@@ -251,6 +251,7 @@ impl Engine {
             rolled_back,
             routes,
             retire,
+            stopped: from.filter(|_| is_stopped),
             left_over: None,
             cutover: json(&cutover),
             at,

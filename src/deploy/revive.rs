@@ -133,6 +133,11 @@ impl Engine {
         remedy: Remedy,
         token: &CancellationToken,
     ) -> Result<(), Stop> {
+        // Whoever stops it from here on ends this first; what was stopped since it was looked at says so here.
+        let deployment = &self.deployment(deployment.id).await?;
+        if !self.should_run(deployment) {
+            return Ok(());
+        }
         let mut instance = match remedy {
             Remedy::Check(instance) => instance,
             Remedy::Start => self.start_unproven(deployment, &mut row).await?,

@@ -98,6 +98,8 @@ impl Engine {
         let routes = self.live_rows(&turn, old).await?;
         let (mut plan, _) = self.plan(operation, old, &environment, routes, cutover.was_rolled_back);
         plan.retire = self.rest_of_target(operation, cutover.to, plan.at).await?;
+        // A new version is removed.
+        plan.stopped = plan.stopped.filter(|_| operation.kind != OperationKind::Deploy);
         let committed = Committed::commit(plan, self.store.as_ref(), &self.clock).await?;
         fault::at("take-back.committed")?;
         self.publisher.release_pages(cutover.to);

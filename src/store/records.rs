@@ -445,6 +445,8 @@ pub struct SwapPlan {
     pub routes: Vec<RouteRow>,
     /// Timer of the deployment that was live until now; replaces any that it has, and all that the operation has armed.
     pub retire: Option<Timer>,
+    /// What was stopped for the swap: it is in standby from its commit on, so that nobody takes it for one that ended.
+    pub stopped: Option<DeploymentId>,
     /// With it what else runs and is not live, as after a rollback, goes to rest, each after its own time, by timers of
     /// this nonce, which the operation's id ends.
     pub left_over: Option<String>,

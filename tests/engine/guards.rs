@@ -82,6 +82,7 @@ impl Bed {
             rolled_back: false,
             routes: Vec::new(),
             retire: None,
+            stopped: None,
             left_over: None,
             cutover: "{}".to_owned(),
             at,

@@ -53,7 +53,13 @@ async fn the_new_version_starts_when_the_old_one_has_drained_and_stopped_and_req
     );
     assert!(bed.hold_now().is_none() && receipt(&operation).held.is_some());
     drop(bed.request(HOST));
-    eventually("the old one is in standby", async || bed.status(one).await.1 == DesiredState::Standby).await;
+    // With the swap itself: the timer may have to wait for the next operation, and what is to run meanwhile is started.
+    assert_eq!(bed.status(one).await.1, DesiredState::Standby);
+    eventually("its timer is done", async || {
+        let timers = bed.store.timers().await.unwrap();
+        !timers.iter().any(|timer| timer.deployment == one && timer.state == DesiredState::Standby)
+    })
+    .await;
 
     let request = RollbackRequest { app: Some(app()), ..RollbackRequest::default() };
     let mut back = bed.engine.submit(Command::Rollback(request), caller()).await.unwrap();

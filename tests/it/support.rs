@@ -533,11 +533,16 @@ pub(crate) fn replace(file: &Path, text: &str) {
 }
 
 /// Waits for something that happens in the background.
-pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    assert!(eventually_is(is_so).await, "never: {what}");
+}
+
+/// Whether it was so in time, for who has more to say if not.
+pub(crate) async fn eventually_is(mut is_so: impl AsyncFnMut() -> bool) -> bool {
     let looked = async {
         while !is_so().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, looked).await.is_ok(), "never: {what}");
+    tokio::time::timeout(PATIENCE, looked).await.is_ok()
 }

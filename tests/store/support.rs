@@ -121,6 +121,7 @@ pub(crate) fn plan(operation: OperationId, to: DeploymentId) -> SwapPlan {
         rolled_back: false,
         routes: Vec::new(),
         retire: None,
+        stopped: None,
         left_over: None,
         cutover: "{}".to_owned(),
         at: Timestamp::now(),

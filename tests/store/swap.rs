@@ -51,6 +51,26 @@ async fn a_swap_changes_all_that_belongs_to_it() {
     );
 }
 
+#[tokio::test]
+async fn what_was_stopped_for_a_swap_is_in_standby_from_its_commit_on() {
+    let scratch = Scratch::with_web().await;
+    let old = scratch.live().await;
+    let mut before = old;
+    for (generation, stopped) in [(1, false), (2, true)] {
+        let (operation, new) = scratch.deployment().await;
+        let plan = SwapPlan {
+            expected_generation: generation,
+            retire: Some(standby(before, "retire")),
+            stopped: stopped.then_some(before),
+            ..plan(operation, new)
+        };
+        scratch.store.commit_swap(&plan).await.unwrap();
+        let state = scratch.store.deployment(&before).await.unwrap().unwrap().desired_state;
+        assert_eq!(state, if stopped { DesiredState::Standby } else { DesiredState::Running });
+        before = new;
+    }
+}
+
 /// What of `web` goes to rest in `after`, and by whose word.
 async fn resting(scratch: &Scratch, after: Timestamp) -> Vec<(DeploymentId, String)> {
     let standby_after = app("web", &[]).settings.deploy.standby_after.0;

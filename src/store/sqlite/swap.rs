@@ -37,6 +37,9 @@ pub(super) fn commit(connection: &Connection, plan: &SwapPlan) -> Done<SwapCommi
     if let Some(retire) = &plan.retire {
         timers::arm(connection, retire)?;
     }
+    if let Some(stopped) = plan.stopped {
+        deployments::fall_asleep(connection, stopped)?;
+    }
     if let Some(nonce) = &plan.left_over {
         let place = (&plan.app, &plan.environment);
         timers::arm_left_over(connection, place, nonce, plan.at)?;
