@@ -10,7 +10,9 @@ use lockgate::routing::standing::Ejection;
 use lockgate::routing::{Backend, Target};
 use lockgate::telemetry::{BackendStats, DeploymentLabels};
 
-use crate::support::{GET, OK, Plane, Upstream, WORKERS, Wire, backend, field, pattern, status, unreachable};
+use crate::support::{
+    GET, LONGER, OK, Plane, Upstream, WORKERS, Wire, backend, field, pattern, status, unreachable,
+};
 
 const BROKEN: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
 
@@ -160,9 +162,11 @@ async fn g6_a_target_that_does_not_answer_in_time_is_passed_over() {
     let silent = Upstream::start().await;
     let plane = Plane::with(|settings| {
         // The other one answers sooner, on however busy a machine.
-        settings.limits.response_head = Duration::from_secs(2);
+        settings.limits.response_head = LONGER;
         settings.ejection.failures = 1;
     });
+    // For as long as all requests take.
+    plane.clock.advance(Duration::ZERO);
     let well = Upstream::answering(OK).await;
     let backend = backend(&[&silent.target, &well.target]);
     plane.routing.publish(|edit| edit.route(&pattern("a.test"), "/", &backend));

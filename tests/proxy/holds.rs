@@ -137,8 +137,8 @@ async fn a_wait_ends_at_its_limit_and_no_other_limit_counts_meanwhile() {
     let path = directory.path().join("access.log");
     let plane = Plane::with(|settings| {
         settings.access_log = AccessLogSink::File(path.clone());
-        let limits = Limits { tick: settings.limits.tick, ..Limits::default() };
         let short = Duration::from_millis(20);
+        let limits = std::mem::take(&mut settings.limits);
         settings.limits =
             Limits { response_head: short, body_idle: short, body_floor_after: short, ..limits };
     });

@@ -323,8 +323,8 @@ async fn d2_haproxy_says_whose_connections_it_passes_on() {
         "send-proxy",
         "send-proxy-v2",
         "send-proxy-v2 proxy-v2-options crc32c,unique-id",
-        "send-proxy check inter 10ms",
-        "send-proxy-v2 check inter 10ms",
+        "send-proxy check inter 100ms",
+        "send-proxy-v2 check inter 100ms",
     ] {
         let (plane, upstream) = (Plane::with(from_here), Upstream::answering(OK).await);
         plane.route("a.test", &upstream);

@@ -178,13 +178,14 @@ async fn under_load_no_target_has_more_than_may_and_everybody_is_served() {
 async fn g4_who_finds_no_room_or_waits_too_long_is_told_queue_full_and_when_to_come_back() {
     let plane = Plane::start();
     let upstream = limited(1).await;
-    let queue = Arc::new(Queue::new(1, Duration::from_millis(1500)));
+    // Longer than it takes until the next one has been refused, on however busy a machine.
+    let queue = Arc::new(Queue::new(1, Duration::from_millis(4500)));
     lead_to(&plane, &[&upstream.target], &queue);
     let (mut first, mut app) = served(&plane, &upstream, "first").await;
     let mut late = waiting(&plane, &queue, "late").await;
     let mut refused = ask(&plane, "refused").await;
-    assert_eq!(told(&refused.head().await), (503, Some("queue_full"), Some("2")));
-    assert_eq!(told(&late.head().await), (503, Some("queue_full"), Some("2")));
+    assert_eq!(told(&refused.head().await), (503, Some("queue_full"), Some("5")));
+    assert_eq!(told(&late.head().await), (503, Some("queue_full"), Some("5")));
     late.until("}\n").await;
     assert_eq!(queue.waiting(), 0);
     // The one that is served goes on, and so do the connections.

@@ -360,7 +360,7 @@ async fn a_service_that_is_asked_first_is_told_no_token_in_whatever_order() {
     let (plane, upstream) = served().await;
     let auth = Upstream::answering(OK).await;
     let link = format!("- {{ paths: [/files], signed_link: {{ key: '{KEY}' }} }}\n");
-    let asks = format!("- forward_auth: {{ url: 'http://{}/verify' }}\n", auth.target.address);
+    let asks = format!("- forward_auth: {{ url: 'http://{}/verify', timeout: 60s }}\n", auth.target.address);
     let (token, cookie) = (token("/files/a", NOW + 60), cookie("/files/a", NOW + 60));
     for (order, policies) in [("link first", format!("{link}{asks}")), ("link last", format!("{asks}{link}"))]
     {

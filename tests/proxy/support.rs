@@ -31,10 +31,10 @@ pub(crate) const CREATED: &str = "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\
 pub(crate) const SOCKET_BUFFERS: usize = 64 * 1024 * 1024;
 
 /// Nothing in these tests takes that long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A limit that the test itself keeps to: longer than its thread waits for its turn on a busy machine, while workers have theirs.
-pub(crate) const LONGER: Duration = Duration::from_millis(800);
+pub(crate) const LONGER: Duration = Duration::from_secs(3);
 
 /// Workers that a test's targets are ready for.
 pub(crate) const WORKERS: usize = 4;
@@ -124,7 +124,20 @@ impl Plane {
         let mut settings = ProxySettings {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             via: None,
-            limits: Limits { tick: Duration::from_millis(10), ..Limits::default() },
+            // Limits that a test does not set are none that it could come to, however busy the machine.
+            limits: Limits {
+                tick: Duration::from_millis(10),
+                proxy_header: PATIENCE,
+                handshake: PATIENCE,
+                head: PATIENCE,
+                body_floor_after: PATIENCE,
+                connect: PATIENCE,
+                response_head: PATIENCE,
+                response_idle: PATIENCE,
+                pool_idle: PATIENCE,
+                upstream_ping: PATIENCE,
+                ..Limits::default()
+            },
             ..ProxySettings::default()
         };
         change(&mut settings);

@@ -360,7 +360,7 @@ async fn plain_http_on_the_port_of_tls_is_told_so() {
 
 #[tokio::test]
 async fn h1_a_handshake_that_stops_or_fails_costs_its_own_connection() {
-    let bed = Bed::with(|_| {}, |settings| settings.limits.handshake = Duration::from_secs(3)).await;
+    let bed = Bed::with(|_| {}, |settings| settings.limits.handshake = Duration::from_secs(6)).await;
     bed.route("a.test");
     bed.offer(&[&bed.ca.leaf(&["a.test"])]);
     let mut silent = bed.plain().await;

@@ -19,7 +19,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::ca::{Ca, Leaf};
-use crate::support::{OK, Plane, Upstream, WORKERS, backend, field, pattern, status, unreachable, within};
+use crate::support::{
+    LONGER, OK, Plane, Upstream, WORKERS, backend, field, pattern, status, unreachable, within,
+};
 use crate::support_http2::Http2;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
@@ -244,7 +246,7 @@ async fn who_speaks_no_tls_gets_no_request() {
 #[tokio::test]
 async fn a_handshake_is_within_the_limit_of_connecting() {
     let ca = Ca::new();
-    let plane = Plane::with(|settings| settings.limits.connect = Duration::from_millis(200));
+    let plane = Plane::with(|settings| settings.limits.connect = LONGER);
     let upstream = Upstream::spoken_to(|target| target.over(Some(held_to(&ca, "app.test")))).await;
     plane.route("a.test", &upstream);
     let mut client = plane.connect().await;
