@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use crate::holds::{held, rules};
 use crate::support::{
-    CREATED, LONGER, OK, Plane, SOCKET_BUFFERS, Upstream, Wire, all_of, assert_cut_requests, logged, within,
+    CREATED, LONGER, OK, PATIENCE, Plane, SOCKET_BUFFERS, Upstream, Wire, all_of, assert_cut_requests,
+    logged, within,
 };
 use crate::support_http2::{END_STREAM, GOAWAY, Http2, Whole, data, get, post, request};
 
@@ -256,10 +257,11 @@ async fn e1_a_slow_upstream_slows_the_sender_and_no_other_stream() {
     let part = Bytes::from(vec![b'x'; 1024 * 1024]);
     let mut sent = 0;
     body.reserve_capacity(part.len());
-    while let Ok(Some(Ok(room))) =
-        tokio::time::timeout(Duration::from_millis(300), std::future::poll_fn(|cx| body.poll_capacity(cx)))
-            .await
-    {
+    // So much is taken, whenever its turn comes; and then as long as something is taken soon.
+    loop {
+        let room = std::future::poll_fn(|cx| body.poll_capacity(cx));
+        let quiet = if sent > 64 * 1024 { Duration::from_millis(300) } else { PATIENCE };
+        let Ok(Some(Ok(room))) = tokio::time::timeout(quiet, room).await else { break };
         sent += room;
         body.send_data(part.slice(..room), false).unwrap();
         body.reserve_capacity(part.len());
