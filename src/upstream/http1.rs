@@ -31,6 +31,7 @@ use super::target::{ConnectionGuard, LocalTarget};
 use super::{Tick, UpstreamError, WireError};
 
 use download::Download;
+use lent::Appetite;
 pub(super) use lent::Lent;
 use upload::{Framing, Unsent, Upload};
 
@@ -50,7 +51,7 @@ pub(crate) struct Connection {
     /// Read, and not yet taken for a part of a response.
     read: Bytes,
     /// How much to read at once.
-    appetite: usize,
+    appetite: Appetite,
     /// It failed, or its target ended it.
     has_ended: bool,
     target: Rc<LocalTarget>,
@@ -110,7 +111,7 @@ impl Connection {
             upload: None,
             download: Download::Ended,
             read: Bytes::new(),
-            appetite: lent::LEAST,
+            appetite: Appetite::default(),
             has_ended: false,
             target: Rc::clone(target),
             is_reused: false,
@@ -281,20 +282,15 @@ impl Connection {
         }
     }
 
-    /// Some of what came; nothing at its end. What brings little is read in small pieces, what fills them in larger ones.
+    /// Some of what came; nothing at its end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<Bytes>> {
-        let wanted = match self.download {
-            Download::Length(left) => {
-                usize::try_from(left).map_or(self.appetite, |left| left.min(self.appetite)).max(lent::LEAST)
-            }
-            Download::Ended | Download::Chunked(_) | Download::UntilEnd => self.appetite,
+        let left = match self.download {
+            Download::Length(left) => Some(left),
+            Download::Ended | Download::Chunked(_) | Download::UntilEnd => None,
         };
+        let wanted = self.appetite.wanted(left);
         let bytes = ready!(self.target.lent().poll_read(cx, &mut self.socket, wanted))?;
-        if bytes.len() >= self.appetite {
-            self.appetite = (self.appetite * 2).min(lent::MOST);
-        } else if bytes.len() < self.appetite / 4 {
-            self.appetite = (self.appetite / 2).max(lent::LEAST);
-        }
+        self.appetite.fed(bytes.len());
         Poll::Ready(Ok(bytes))
     }
 
@@ -407,6 +403,8 @@ impl Connection {
     pub(crate) fn release(mut self: Box<Self>) {
         if self.may_keep && self.is_free() {
             self.is_reused = true;
+            // A look at what is idle, and the head of a small response, want no room for the rest of a large one.
+            self.appetite = Appetite::default();
             let target = Rc::clone(&self.target);
             let keep_for = self.keep_for;
             target.keep(self, keep_for);

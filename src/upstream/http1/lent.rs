@@ -11,8 +11,8 @@ use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
 /// What is read at once, in bytes.
-pub(super) const LEAST: usize = 8 * 1024;
-pub(super) const MOST: usize = 128 * 1024;
+const LEAST: usize = 8 * 1024;
+const MOST: usize = 128 * 1024;
 
 /// What several small reads share, in bytes.
 const SHARED: usize = 32 * 1024;
@@ -22,6 +22,33 @@ const SHARED: usize = 32 * 1024;
 pub(in crate::upstream) struct Lent {
     head: RefCell<Vec<u8>>,
     read: RefCell<BytesMut>,
+}
+
+/// How much one connection reads at once: what brings little is read in small pieces, what fills them in larger ones.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Appetite(usize);
+
+impl Default for Appetite {
+    fn default() -> Self {
+        Self(LEAST)
+    }
+}
+
+impl Appetite {
+    /// What is read where no more than `left` is to come, if anybody knows.
+    pub(super) fn wanted(self, left: Option<u64>) -> usize {
+        let left = left.map_or(self.0, |left| usize::try_from(left).unwrap_or(usize::MAX));
+        left.min(self.0).max(LEAST)
+    }
+
+    /// A read brought so many bytes.
+    pub(super) fn fed(&mut self, bytes: usize) {
+        if bytes >= self.0 {
+            self.0 = (self.0 * 2).min(MOST);
+        } else if bytes < self.0 / 4 {
+            self.0 = (self.0 / 2).max(LEAST);
+        }
+    }
 }
 
 impl Lent {
@@ -49,5 +76,29 @@ impl Lent {
         }
         ready!(poll_read_buf(Pin::new(socket), cx, &mut *buffer))?;
         Poll::Ready(Ok(buffer.split().freeze()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_appetite_grows_with_what_fills_it_and_shrinks_with_what_does_not() {
+        let mut appetite = Appetite::default();
+        assert_eq!(appetite.wanted(None), LEAST);
+        for _ in 0..10 {
+            appetite.fed(appetite.wanted(None));
+        }
+        assert_eq!(appetite.wanted(None), MOST);
+        assert_eq!(appetite.wanted(Some(u64::MAX)), MOST);
+        assert_eq!(appetite.wanted(Some(LEAST as u64 + 1)), LEAST + 1);
+        assert_eq!(appetite.wanted(Some(1)), LEAST);
+        appetite.fed(MOST / 4);
+        assert_eq!(appetite.wanted(None), MOST, "enough for it to stay");
+        for _ in 0..10 {
+            appetite.fed(1);
+        }
+        assert_eq!(appetite.wanted(None), LEAST);
     }
 }
