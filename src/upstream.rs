@@ -90,7 +90,7 @@ pub(crate) enum WireError {
     Form(&'static str),
     #[error(transparent)]
     Http2(#[from] h2::Error),
-    #[error("there were too many interim responses")]
+    #[error("there were too many interim responses or empty lines")]
     Interim,
 }
 

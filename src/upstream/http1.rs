@@ -38,8 +38,8 @@ use upload::{Framing, Unsent, Upload};
 /// A response head that is larger is malformed.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Bytes of interim responses and the head behind them after which no more are read: they could come for ever, and nobody
-/// else's turn would.
+/// Bytes of empty lines and interim responses after which no more are read: they could come for ever, and nobody else's turn
+/// would.
 const HEADS_BYTES_MAX: usize = 256 * 1024;
 
 /// A connection, and what is on its way over it.
@@ -75,10 +75,21 @@ struct Exchange<'a> {
     has_written: bool,
     /// What was read of its body went with the connection.
     has_body: bool,
-    /// Bytes of heads that came.
+    /// Bytes that came before the head of its response.
     came: usize,
     /// The beginning of a head that has not come whole.
     partial: BytesMut,
+}
+
+impl Exchange<'_> {
+    /// So many bytes came that are no part of the head of its response.
+    fn pass(&mut self, bytes: usize) -> Result<(), UpstreamError> {
+        self.came += bytes;
+        if self.came > HEADS_BYTES_MAX {
+            return Err(UpstreamError::Malformed(WireError::Interim));
+        }
+        Ok(())
+    }
 }
 
 impl Connection {
@@ -246,6 +257,13 @@ impl Connection {
                 }
                 self.read = exchange.partial.split().freeze();
             }
+            let empty = head::empty_lines(&self.read);
+            if empty > 0 {
+                // Taken off at once: they are not read again with whatever follows.
+                drop(self.read.split_to(empty));
+                exchange.pass(empty)?;
+                continue;
+            }
             let came = self.read.len();
             // Once its response is there a request is not sent again: the map of its fields is free for the response's.
             let room = || {
@@ -267,10 +285,7 @@ impl Connection {
                     drop(self.read.split_to(head.len));
                     let status = response.status();
                     if head::is_interim(status) {
-                        exchange.came += head.len;
-                        if exchange.came > HEADS_BYTES_MAX {
-                            return Poll::Ready(Err(UpstreamError::Malformed(WireError::Interim)));
-                        }
+                        exchange.pass(head.len)?;
                         continue;
                     }
                     self.may_keep &= head.keeps;

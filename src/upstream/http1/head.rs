@@ -152,6 +152,15 @@ pub(super) fn read(
     Ok(Some((head, response)))
 }
 
+/// How many of `bytes` are empty lines before a head, which count for nothing (RFC 9112 section 2.2).
+pub(super) fn empty_lines(bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while let [b'\n', behind @ ..] | [b'\r', b'\n', behind @ ..] = rest {
+        rest = behind;
+    }
+    bytes.len() - rest.len()
+}
+
 /// Whether another response follows this one (RFC 9110 section 15.2).
 pub(super) fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
@@ -297,6 +306,23 @@ mod tests {
             &many,
         ] {
             assert!(read_new(text.as_bytes()).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lines_before_a_head_are_empty_or_its_own() {
+        for (text, expected) in [
+            ("", 0),
+            ("HTTP/1.1 200 OK\r\n\r\n", 0),
+            ("\r\nHTTP/1.1 200 OK\r\n\r\n", 2),
+            ("\n\r\n\nHTTP/1.1 200 OK\r\n\r\n", 4),
+            ("\r\n\r\n", 4),
+            // What is behind it has not come, or is none.
+            ("\r\n\r", 2),
+            ("\r\r\n", 0),
+            (" \r\n", 0),
+        ] {
+            assert_eq!(empty_lines(text.as_bytes()), expected, "{text:?}");
         }
     }
 
