@@ -99,9 +99,11 @@ async fn a_version_that_does_not_show_what_it_has_to_is_not_deployed_and_hears_n
     let ca = certified(&lockgate);
     let folder = lockgate.folder.path().to_owned();
     by_tls(&lockgate, "https", &folder);
-    lockgate.change_config(|config| config["apps"]["web"]["deploy"]["health_timeout"] = json!("2s"));
     lockgate.spawn("").await;
     lockgate.deploy("one").await.unwrap();
+    // From now on it is waited for. In that time what is denied has to have been looked at.
+    lockgate.change_config(|config| config["apps"]["web"]["deploy"]["health_timeout"] = json!("8s"));
+    assert!(lockgate.cli(&["config", "reload"]).status.success());
 
     Ca::new().leaf(&[NAME]).write(&folder, "stranger");
     ca.leaf(&["other.internal"]).write(&folder, "other");

@@ -51,18 +51,20 @@ async fn a_deploy_by_hand_from_the_first_to_a_bad_one() {
     let told = stderr(&exits);
     assert!(told.contains("exited with code 7") && told.contains("goes on serving"), "{told}");
 
+    let same = lockgate.cli(&["deploy", "web", "--env", "VERSION=one"]);
+    assert!(stdout(&same).contains("nothing to do"), "{}", stdout(&same));
+    let unknown = lockgate.cli(&["deploy", "nobody"]);
+    assert_eq!(unknown.status.code(), Some(3));
+    assert!(stderr(&unknown).contains("no app nobody"), "{}", stderr(&unknown));
+
+    lockgate.change_config(|config| config["apps"]["web"]["deploy"]["health_timeout"] = "10s".into());
+    assert_eq!(lockgate.cli(&["config", "reload"]).status.code(), Some(0));
     let dies = lockgate.cli(&["--json", "deploy", "web", "--env", "HEALTH=never"]);
     assert_eq!(dies.status.code(), Some(1));
     let problem: lockgate::api::Problem = serde_json::from_slice(&dies.stdout).unwrap();
     assert_eq!(problem.code, "not_ready");
     assert!(problem.evidence.iter().any(|line| line.contains("answered 503")), "{problem:?}");
     assert_eq!(lockgate.version(HOST).await.unwrap(), "one");
-
-    let same = lockgate.cli(&["deploy", "web", "--env", "VERSION=one"]);
-    assert!(stdout(&same).contains("nothing to do"), "{}", stdout(&same));
-    let unknown = lockgate.cli(&["deploy", "nobody"]);
-    assert_eq!(unknown.status.code(), Some(3));
-    assert!(stderr(&unknown).contains("no app nobody"), "{}", stderr(&unknown));
 }
 
 #[tokio::test(flavor = "multi_thread")]

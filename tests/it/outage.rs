@@ -180,6 +180,8 @@ async fn a_deploy_that_ends_while_the_disk_is_full_has_an_unknown_outcome_until_
     };
     lockgate.spawn("").await;
     lockgate.deploy("one").await.unwrap();
+    lockgate.change_config(|config| config["apps"]["web"]["deploy"]["health_timeout"] = json!("10s"));
+    assert_eq!(lockgate.cli(&["config", "reload"]).status.code(), Some(0));
     let never_ready = json!({ "env": { "VERSION": "two", "HEALTH": "never" } });
     let (answered, ()) = tokio::join!(lockgate.deploy_with(&never_ready, "true"), async {
         eventually("it is checked", async || lockgate.running().await == 2).await;

@@ -194,9 +194,6 @@ async fn a_preview_that_is_evicted_under_load_answers_until_then_and_ends_what_i
     let mut lockgate = Lockgate::prepare(|config| {
         for_load(config);
         config["ephemeral"] = json!({ "max_per_app": 2 });
-        // However slow the machine is, what has begun and waits is not given up.
-        config["limits"]["body_floor"] = json!(0);
-        config["limits"]["body_idle"] = json!("10m");
     });
     lockgate.spawn("").await;
     lockgate.deploy("live").await.unwrap();
