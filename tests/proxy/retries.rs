@@ -52,6 +52,14 @@ const DOUBTS: &[(&str, &str, &str, bool)] = &[
         false,
     ),
     ("a body to no content", GET, "HTTP/1.1 204 No Content\r\n\r\nbody", false),
+    // It may follow when somebody else waits for an answer.
+    ("a body that no content may have", GET, "HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n", false),
+    (
+        "chunks that no content may have",
+        GET,
+        "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+        false,
+    ),
     (
         "a body to a head",
         "HEAD / HTTP/1.1\r\nHost: a.test\r\n\r\n",

@@ -147,9 +147,18 @@ pub(super) fn read(
         }
         headers.append(name, value);
     }
-    // With both, what is behind it is in doubt (RFC 9112 section 6.3).
-    head.keeps = is_kept && !closes && (head.codings == Codings::None || head.length == Length::None);
+    head.keeps = is_kept && !closes && !is_in_doubt(response.status(), &head);
     Ok(Some((head, response)))
+}
+
+/// Whether some would look for the end of it elsewhere: with a length beside chunks (RFC 9112 section 6.3), or with either of
+/// them where there is no body (RFC 9110 section 8.6, RFC 9112 section 6.1), which may follow all the same.
+fn is_in_doubt(status: StatusCode, head: &Head) -> bool {
+    let has_length = !matches!(head.length, Length::None | Length::Of(0));
+    match head.codings {
+        Codings::None => status == StatusCode::NO_CONTENT && has_length,
+        Codings::Chunked | Codings::Odd => status == StatusCode::NO_CONTENT || head.length != Length::None,
+    }
 }
 
 /// How many of `bytes` are empty lines before a head, which count for nothing (RFC 9112 section 2.2).
@@ -263,6 +272,15 @@ mod tests {
                 (false, Codings::Chunked, Length::Of(1)),
             ),
             ("HTTP/1.1 200 OK", "Transfer-Encoding: Chunked\r\n", (true, Codings::Chunked, Length::None)),
+            ("HTTP/1.1 204 No Content", "", none),
+            ("HTTP/1.1 204 No Content", "Content-Length: 0\r\n", (true, Codings::None, Length::Of(0))),
+            ("HTTP/1.1 204 No Content", "Content-Length: 5\r\n", (false, Codings::None, Length::Of(5))),
+            (
+                "HTTP/1.1 204 No Content",
+                "Transfer-Encoding: chunked\r\n",
+                (false, Codings::Chunked, Length::None),
+            ),
+            ("HTTP/1.1 304 Not Modified", "Content-Length: 5\r\n", (true, Codings::None, Length::Of(5))),
             ("HTTP/1.0 200 OK", "Transfer-Encoding: chunked\r\n", (false, Codings::Odd, Length::None)),
             ("HTTP/1.1 200 OK", "Transfer-Encoding: gzip, chunked\r\n", (true, Codings::Odd, Length::None)),
             (

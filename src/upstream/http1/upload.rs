@@ -140,19 +140,18 @@ impl Upload {
 
     /// Makes the next of the body ready to be written.
     fn take(&mut self, frame: Option<Result<Frame<Bytes>, BodyFault>>) -> Result<(), BodyFault> {
-        match frame.transpose()?.map(Frame::into_data) {
-            Some(Ok(data)) => self.take_data(data),
-            Some(Err(frame)) => {
-                self.finish(frame.into_trailers().ok().as_ref());
+        let trailers = match frame.transpose()?.map(Frame::into_data) {
+            Some(Ok(data)) => return self.take_data(data),
+            Some(Err(frame)) => frame.into_trailers().ok(),
+            None => None,
+        };
+        match self.framing {
+            // However it ended: the next request would be taken for the rest of it.
+            Framing::Length(left) if left > 0 => Err(BodyFault::Truncated),
+            Framing::None | Framing::Length(_) | Framing::Chunked => {
+                self.finish(trailers.as_ref());
                 Ok(())
             }
-            None => match self.framing {
-                Framing::Length(left) if left > 0 => Err(BodyFault::Truncated),
-                Framing::None | Framing::Length(_) | Framing::Chunked => {
-                    self.finish(None);
-                    Ok(())
-                }
-            },
         }
     }
 
@@ -302,10 +301,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_not_as_long_as_its_head_says_is_never_sent_as_if_it_were() {
-        for (parts, fault) in
-            [(&[&b"ab"[..]][..], BodyFault::Truncated), (&[b"ab", b"cd"], BodyFault::TooLarge)]
-        {
-            let upload = Upload::new(b"head".to_vec(), body(parts, None), Framing::Length(3));
+        let trailers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("t"))]);
+        for (parts, trailers, fault) in [
+            (&[&b"ab"[..]][..], None, BodyFault::Truncated),
+            (&[b"ab"], Some(trailers), BodyFault::Truncated),
+            (&[b"ab", b"cd"], None, BodyFault::TooLarge),
+        ] {
+            let upload = Upload::new(b"head".to_vec(), body(parts, trailers), Framing::Length(3));
             let (result, came) = sent(upload, 1024).await;
             assert!(matches!(result, Err(Unsent::Body(found)) if found == fault), "{result:?}");
             assert_eq!(came, b"headab");
