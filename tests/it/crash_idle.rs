@@ -17,7 +17,9 @@ async fn idling(faults: &str) -> Lockgate {
     lockgate.spawn(faults).await;
     lockgate.deploy("live").await.unwrap();
     let preview = json!({ "env": { "VERSION": "preview" }, "label": "x", "ttl": "1h" });
-    lockgate.deploy_with(&preview, "true").await.unwrap();
+    let deployed = lockgate.deploy_with(&preview, "true").await;
+    // Where the machine is busy its second is over, and lockgate killed, before that is answered.
+    assert!(deployed.is_ok() || faults.contains("=kill@"), "{deployed:?}");
     lockgate
 }
 

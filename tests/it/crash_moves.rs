@@ -154,11 +154,12 @@ async fn killed_while_an_app_is_removed_nothing_leads_to_it_and_the_removal_can_
         put["env"] = web["env"].clone();
         let _made: App = lockgate.client.put("/v1/apps/other", &put).await.unwrap();
         let deployed: Result<Operation, _> =
-            lockgate.client.post("/v1/apps/other/deployments?wait=true", &json!({})).await;
+            lockgate.client.post("/v1/apps/other/deployments?wait=end", &json!({})).await;
         deployed.unwrap();
         assert!(lockgate.version("other.test").await.is_ok());
         let removed = lockgate.cli(&["app", "remove", "other", "--detach"]);
-        assert_eq!(removed.status.code(), Some(0), "{point}: {removed:?}");
+        // It may die before it has answered: then whoever asked is told that it is away.
+        assert!([Some(0), Some(4)].contains(&removed.status.code()), "{point}: {removed:?}");
         eventually(&format!("{point}: it dies"), async || lockgate.has_ended()).await;
         lockgate.spawn("").await;
         assert_eq!(lockgate.version("other.test").await, Err("status 404".to_owned()), "{point}");
