@@ -87,6 +87,18 @@ pub(crate) fn to_client(headers: &mut HeaderMap, client: &Client) {
     }
 }
 
+/// Gives values memory of their own. HPACK's table keeps some of them for as long as the connection lives (RFC 7541 section 2.3.2), and
+/// one that is a slice of what was read would keep all of that, a hundred times what the table may hold.
+pub(crate) fn own_values(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        // What was a value is one.
+        if let Ok(mut own) = HeaderValue::from_bytes(value.as_bytes()) {
+            own.set_sensitive(value.is_sensitive());
+            *value = own;
+        }
+    }
+}
+
 /// Makes of an agreement to an upgrade one to an extended CONNECT (RFC 8441 section 5, RFC 9220 section 3).
 pub(crate) fn to_agreement(head: &mut Response<()>) {
     *head.status_mut() = StatusCode::OK;
@@ -113,5 +125,30 @@ fn join_cookies(headers: &mut HeaderMap) {
     if let Ok(mut joined) = HeaderValue::from_maybe_shared(joined.freeze()) {
         joined.set_sensitive(is_secret);
         headers.insert(COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_value_of_its_own_keeps_nothing_of_what_it_was_read_with() {
+        let read = Bytes::from(b"HTTP/1.1 200 OK\r\nX: y".to_vec());
+        let value = || HeaderValue::from_maybe_shared(read.slice(20..)).unwrap();
+        let mut secret = value();
+        secret.set_sensitive(true);
+        let mut headers = HeaderMap::new();
+        headers.append(DATE, value());
+        headers.append(DATE, secret);
+        headers.append(COOKIE, HeaderValue::from_static(""));
+        own_values(&mut headers);
+        assert!(read.is_unique(), "nobody else has it");
+        let dates: Vec<_> =
+            headers.get_all(DATE).iter().map(|date| (date.as_bytes(), date.is_sensitive())).collect();
+        assert_eq!(dates, [(&b"y"[..], false), (&b"y"[..], true)]);
+        assert_eq!(headers[COOKIE], "");
     }
 }

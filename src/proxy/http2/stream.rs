@@ -50,6 +50,7 @@ pub(super) async fn serve(
     let (parts, body) = response.into_parts();
     let mut head = Response::from_parts(parts, ());
     head::to_client(head.headers_mut(), &client);
+    head::own_values(head.headers_mut());
     let upgrade = client.upgrade.borrow_mut().take();
     if let (Some(upgrade), Some(tunnel)) = (upgrade, tunnel) {
         return carry(&client, upgrade, head, tunnel, respond).await;
