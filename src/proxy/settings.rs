@@ -259,10 +259,28 @@ impl Limits {
         }
     }
 
-    /// `duration` in ticks, rounded up, and never less than one.
+    /// `duration` in ticks, rounded up, and never less than one. Added to a moment it is always one: applications and clients
+    /// say how long they wait.
     pub(crate) fn ticks(&self, duration: Duration) -> Tick {
         let ticks = duration.as_millis().div_ceil(self.tick.as_millis().max(1));
         // The tick in which a phase begins is already running.
-        Tick::try_from(ticks).unwrap_or(Tick::MAX / 2).saturating_add(1)
+        Tick::try_from(ticks).unwrap_or(Tick::MAX).min(Tick::MAX / 2) + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_that_they_wait_is_still_a_moment_when_it_is_added_to_one() {
+        let limits = Limits { tick: Duration::from_millis(250), ..Limits::default() };
+        assert_eq!(limits.ticks(Duration::from_secs(1)), 5);
+        let now: Tick = 1_000_000;
+        // By `Keep-Alive`, and by `grpc-timeout`.
+        for seconds in [u64::from(u32::MAX) / 4, u64::from(u32::MAX), 3600 * 99_999_999] {
+            let ticks = limits.ticks(Duration::from_secs(seconds));
+            assert!(now.checked_add(ticks).is_some(), "{seconds} s are {ticks} ticks");
+        }
     }
 }
