@@ -285,7 +285,7 @@ async fn an_app_that_is_removed_drains_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_and_operations_tell_what_is_amiss_and_who_did_what() {
     let lockgate = Lockgate::start("").await;
-    lockgate.deploy("one").await.unwrap();
+    lockgate.deploy_with(&serde_json::json!({ "env": { "VERSION": "one" } }), "end").await.unwrap();
     let well = lockgate.cli(&["doctor"]);
     assert_eq!((well.status.code(), text(&well.stdout)), (Some(0), "nothing is amiss\n".to_owned()));
     let operations = text(&lockgate.cli(&["operations", "web"]).stdout);

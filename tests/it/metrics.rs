@@ -7,7 +7,6 @@ use std::time::Duration;
 use lockgate::gate::InFlight;
 use lockgate::telemetry::{ControlStats, Expiry, Present, TargetHealth, Telemetry};
 use rustix::process::Signal;
-use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -20,6 +19,11 @@ pub(crate) async fn scrape(lockgate: &Lockgate) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
+}
+
+/// The same as [`value`], or 0 where nothing was counted yet.
+fn so_far(text: &str, series: &str) -> f64 {
+    if text.lines().any(|line| line.starts_with(series)) { value(text, series) } else { 0.0 }
 }
 
 /// The value of the first series that begins so.
@@ -35,13 +39,13 @@ async fn a_scrape_tells_of_deploys_instances_and_the_configuration() {
     lockgate.deploy("one").await.unwrap();
     lockgate.deploy("two").await.unwrap();
     lockgate.version("web.test").await.unwrap();
-    eventually("both operations have ended", async || {
-        let text = scrape(&lockgate).await;
-        let ended = r#"lockgate_operations_total{kind="deploy",result="succeeded"}"#;
-        text.contains(ended) && value(&text, ended) == 2.0
+    let mut text = String::new();
+    eventually("both operations have ended, and the request is counted", async || {
+        text = scrape(&lockgate).await;
+        so_far(&text, r#"lockgate_operations_total{kind="deploy",result="succeeded"}"#) == 2.0
+            && so_far(&text, r#"lockgate_http_response_body_size_bytes_count{app="web""#) == 1.0
     })
     .await;
-    let text = scrape(&lockgate).await;
     for (series, expected) in [
         (r#"lockgate_swaps_total{result="ok"}"#, 2.0),
         ("lockgate_swap_publish_seconds_count", 2.0),
@@ -95,14 +99,17 @@ async fn a_scrape_tells_of_deploys_instances_and_the_configuration() {
 /// What is held up, and by what: a wait of Lockgate's own is not the target's time, a slow target's is.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_of_a_target_leaves_out_what_its_requests_waited_before() {
-    let mut lockgate = Lockgate::prepare(|config| {
-        // Much longer than an answer takes on however busy a machine.
-        config["apps"]["web"]["env"]["HEALTH_AFTER_MS"] = json!("2000");
-    });
-    lockgate.spawn("").await;
-    lockgate.with_sleeping_preview().await;
+    let lockgate = Lockgate::start("").await;
+    // Much longer than an answer takes on however busy a machine.
+    lockgate.with_slow_sleeping_preview(8).await;
     lockgate.version("x.web.test").await.unwrap();
-    let text = scrape(&lockgate).await;
+    let mut text = String::new();
+    eventually("the wake has ended, and the request is counted", async || {
+        text = scrape(&lockgate).await;
+        so_far(&text, r#"lockgate_operations_total{kind="wake",result="succeeded"}"#) > 0.0
+            && so_far(&text, r#"lockgate_http_response_first_byte_seconds_count{app="web""#) > 0.0
+    })
+    .await;
     // Most of it was the start of the instance.
     let sum = |metric: &str| value(&text, &format!("lockgate_{metric}_seconds_sum{{app=\"web\""));
     let of_wakes = value(&text, r#"lockgate_operation_duration_seconds_sum{kind="wake"}"#);
@@ -122,12 +129,18 @@ async fn who_is_looked_up_again_and_again_is_known() {
     for _ in 0..20 {
         lockgate.raw("nobody.web.test").await;
     }
-    let text = scrape(&lockgate).await;
+    let refused = r#"lockgate_errors_total{reason="ephemeral_unknown"}"#;
+    let mut text = String::new();
+    eventually("all are counted", async || {
+        text = scrape(&lockgate).await;
+        so_far(&text, refused) >= 20.0
+    })
+    .await;
     let of = |what: &str| value(&text, &format!("lockgate_route_{what}_total "));
     let (hits, misses) = (of("cache_hits"), of("cache_misses"));
     // Who has no route is remembered by nobody.
     assert!(hits + misses <= of("memo_misses") && misses >= 1.0, "{text}");
-    assert_eq!(value(&text, r#"lockgate_errors_total{reason="ephemeral_unknown"}"#), 20.0);
+    assert_eq!(value(&text, refused), 20.0);
 }
 
 #[test]
@@ -178,8 +191,6 @@ async fn a_cutover_that_a_restart_finishes_is_counted_once() {
         })
         .await;
         let text = scrape(&lockgate).await;
-        let swaps = r#"lockgate_swaps_total{result="ok"}"#;
-        let found = if text.contains(swaps) { value(&text, swaps) } else { 0.0 };
-        assert_eq!(found, counted, "{point}\n{text}");
+        assert_eq!(so_far(&text, r#"lockgate_swaps_total{result="ok"}"#), counted, "{point}\n{text}");
     }
 }

@@ -110,8 +110,11 @@ async fn a_service_that_a_reload_does_not_change_stays_the_same() {
     };
     for requests in 1..=2 {
         assert_eq!(lockgate.version("old.test").await, Err("status 502".to_owned()));
+        let so_many = format!(" {requests}");
+        eventually("it is counted", async || counted().await.iter().any(|line| line.ends_with(&so_many)))
+            .await;
         let [line] = &counted().await[..] else { panic!("{:?}", counted().await) };
-        assert!(line.ends_with(&format!(" {requests}")), "{line}");
+        assert!(line.ends_with(&so_many), "{line}");
         lockgate.change_config(|config| config["apps"]["web"]["env"]["MORE"] = json!("x"));
         assert_eq!(lockgate.cli(&["config", "reload"]).status.code(), Some(0));
     }

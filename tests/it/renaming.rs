@@ -27,7 +27,8 @@ async fn open_shop(lockgate: &Lockgate, engine: Option<&Engine>) {
 }
 
 async fn deploy(lockgate: &Lockgate, app: &str, version: &str) {
-    let path = format!("/v1/apps/{app}/deployments?wait=true");
+    // To its end: an app is not renamed before.
+    let path = format!("/v1/apps/{app}/deployments?wait=end");
     let request = json!({ "env": { "VERSION": version } });
     let deployed: Operation = lockgate.client.post(&path, &request).await.unwrap();
     assert!(deployed.failure.is_none(), "{deployed:?}");

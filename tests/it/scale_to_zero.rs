@@ -39,7 +39,12 @@ async fn the_load_that_wakes_production_loses_nothing_however_often_it_slept() {
         assert!(verdict.is_clean(), "{round}: {verdict}");
         assert_eq!(verdict.versions.keys().collect::<Vec<_>>(), ["one"], "{round}: {verdict}");
     }
-    let all = lockgate.operations().await;
+    let mut all = Vec::new();
+    eventually("every wake has ended", async || {
+        all = lockgate.operations().await;
+        all.iter().all(|operation| operation.state.is_end())
+    })
+    .await;
     let wakes = all.iter().filter(|operation| operation.kind == OperationKind::Wake);
     assert!(wakes.clone().count() >= 3 && wakes.clone().all(|wake| wake.state.is_success()), "{all:?}");
     assert_eq!(lockgate.version("www.web.test").await.as_deref(), Ok("one"));

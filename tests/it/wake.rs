@@ -13,8 +13,14 @@ const PREVIEW: &str = "x.web.test";
 impl Lockgate {
     /// A live version and a preview that sleeps.
     pub(crate) async fn with_sleeping_preview(&self) -> Deployment {
+        self.with_slow_sleeping_preview(0).await
+    }
+
+    /// The same; whenever it is started, the preview is not ready before so many seconds.
+    pub(crate) async fn with_slow_sleeping_preview(&self, seconds: u32) -> Deployment {
         self.deploy("live").await.unwrap();
-        let preview = json!({ "env": { "VERSION": "preview" }, "label": "x", "ttl": "1h" });
+        let env = json!({ "VERSION": "preview", "HEALTH_AFTER_MS": (seconds * 1000).to_string() });
+        let preview = json!({ "env": env, "label": "x", "ttl": "1h" });
         self.deploy_with(&preview, "true").await.unwrap();
         assert_eq!(self.cli(&["standby", "web", "x"]).status.code(), Some(0));
         self.preview_sleeps().await;
@@ -70,7 +76,10 @@ async fn five_hundred_requests_at_once_start_a_sleeping_preview_once_and_all_are
     assert!(answers.iter().all(|answer| answer.contains("x-version: preview")));
     let wakes = lockgate.wakes().await;
     assert_eq!((wakes.len(), lockgate.running().await), (1, 2), "{wakes:?}");
-    let woken = lockgate.logged().lines().filter(|line| line.contains("woken")).count();
+    // It is logged behind the requests' backs.
+    let told = || lockgate.logged().lines().filter(|line| line.contains("woken")).count();
+    eventually("it is logged", async || told() > 0).await;
+    let woken = told();
     assert_eq!((woken, lockgate.preview().await.desired_state), (1, DesiredState::Running));
 }
 
@@ -78,11 +87,11 @@ async fn five_hundred_requests_at_once_start_a_sleeping_preview_once_and_all_are
 async fn beyond_the_queue_requests_are_told_to_come_back_and_the_others_are_served() {
     let mut lockgate = Lockgate::prepare(|config| {
         config["apps"]["web"]["wake_queue"] = json!(10);
-        config["apps"]["web"]["env"]["HEALTH_AFTER_MS"] = json!("3000");
     });
     lockgate.spawn("").await;
     let lockgate = std::sync::Arc::new(lockgate);
-    lockgate.with_sleeping_preview().await;
+    // Much longer than it takes to send them on however busy a machine.
+    lockgate.with_slow_sleeping_preview(10).await;
     let answers = lockgate.at_once(50).await;
     let (served, refused) = (with_status(&answers, "200"), with_status(&answers, "503"));
     // Who came after the start was served, too.
