@@ -18,13 +18,15 @@ use crate::cli::{Client, ClientError, Endpoint, receipt_text};
 use crate::clock::SystemClock;
 use crate::ids::DeploymentId;
 use crate::serve::{self, Running};
-use crate::settings::{Protocol, RuntimeKind};
+use crate::settings::{Delay, Protocol, RuntimeKind};
 use crate::verify::{Handle, Kind, Mix, Target, Verdict, Verifier, VerifyOptions};
 
 const HOSTS: [&str; 2] = ["demo.localhost", "www.demo.localhost"];
 const LABEL: &str = "preview";
 /// Longer than any run; the load ends when the swaps are done.
 const LOAD_MAX: Duration = Duration::from_secs(60 * 60);
+/// However slow the machine is, what is in flight is neither given up before nor cut.
+const IN_FLIGHT_MAX: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
@@ -140,7 +142,8 @@ impl Stage {
             "protocol": args.protocol,
             "deploy": {
                 "watch": watch, "standby_after": standby_after,
-                "drain_timeout": "20s", "stream_drain_timeout": "20s", "stop_grace": stop_grace,
+                "drain_timeout": Delay(IN_FLIGHT_MAX), "stream_drain_timeout": Delay(IN_FLIGHT_MAX),
+                "stop_grace": stop_grace,
             },
         });
         merge(&mut app, sample);
@@ -183,6 +186,7 @@ impl Stage {
             (None, Protocol::H2c | Protocol::H2) => options.mix.without(Kind::Websocket),
         };
         options.duration = LOAD_MAX.into();
+        options.timeout = IN_FLIGHT_MAX.into();
         let verifier = Verifier::new(options, Arc::new(SystemClock));
         let handle = verifier.handle();
         handle.swap_answered(handle.swap_called("one"));

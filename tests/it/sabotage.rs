@@ -1,11 +1,9 @@
 //! The verifier is worth something only if it catches what it is there for: each build that breaks one promise on
 //! purpose must be found out.
 
-use std::time::Duration;
-
 use lockgate::verify::VerifyOptions;
 
-use crate::support::{HOST, Lockgate, demo};
+use crate::support::{HOST, Lockgate, demo, eventually};
 
 fn found_out(sabotage: &str, arguments: &[&str]) {
     let mut told = String::new();
@@ -66,14 +64,13 @@ async fn duplicated(sabotage: &'static str) -> u64 {
     lockgate.sabotage = sabotage;
     lockgate.spawn("").await;
     lockgate.deploy("one").await.unwrap();
-    let options = VerifyOptions {
-        hosts: vec![HOST.parse().unwrap()],
-        duration: Duration::from_secs(3).into(),
-        rate: 100,
-        mix: "get=1,post=4".parse().unwrap(),
-        ..VerifyOptions::new(format!("http://127.0.0.1:{}", lockgate.port()).parse().unwrap())
-    };
-    let verdict = lockgate::verify::run(options).await;
+    let submitting = |options: &mut VerifyOptions| options.mix = "get=1,post=4".parse().unwrap();
+    let verdict = lockgate
+        .under_load_as(submitting, &[HOST], async |handle| {
+            eventually("enough are answered", async || handle.counts().ok + handle.counts().failed > 300)
+                .await;
+        })
+        .await;
     assert!(verdict.counts.failed > 0, "no submission was dropped: {verdict}");
     verdict.counts.duplicated
 }

@@ -319,11 +319,11 @@ async fn an_app_of_the_api_whose_listener_for_https_goes_is_told_of_and_refused_
     put(&bed).await.unwrap();
     bed.lockgate.change_config(|config| drop(config["listeners"].as_object_mut().unwrap().remove("https")));
     assert!(bed.lockgate.cli(&["config", "reload"]).status.success());
-    let log = bed.lockgate.logged();
-    assert!(
-        log.contains("https of the app leads to no listener") && log.contains("\"app\":\"mine\""),
-        "{log}"
-    );
+    eventually("it is told of", async || {
+        let log = bed.lockgate.logged();
+        log.contains("https of the app leads to no listener") && log.contains("\"app\":\"mine\"")
+    })
+    .await;
     bed.lockgate.kill();
     bed.lockgate.spawn("").await;
     let ClientError::Refused(problem) = put(&bed).await.unwrap_err() else { panic!("it is no refusal") };

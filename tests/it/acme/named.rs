@@ -102,7 +102,7 @@ controls {{ }};
     /// The TXT records of `name`.
     pub(crate) fn records(&self, name: &str) -> Vec<String> {
         let asked = Command::new("dig")
-            .args(["@127.0.0.1", "-p", &self.port.to_string(), "+short", "+tries=1", "+time=2", "TXT", name])
+            .args(["@127.0.0.1", "-p", &self.port.to_string(), "+short", "+tries=2", "+time=5", "TXT", name])
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&asked.stdout).into_owned();

@@ -88,7 +88,13 @@ async fn retry_after_is_obeyed_wherever_the_authority_says_it_and_over_a_restart
         }
         bed.lockgate.kill();
         bed.lockgate.spawn("").await;
-        assert_eq!(bed.finding(kind).await.map(|found| next(&found)), Some(next(&found)), "{path} {status}");
+        let mut again = None;
+        eventually("it is told again", async || {
+            again = bed.finding(kind).await;
+            again.is_some()
+        })
+        .await;
+        assert_eq!(next(&again.unwrap()), next(&found), "{path} {status}");
         assert_eq!(bed.lockgate.version(HOST).await.unwrap(), "one");
     }
 }
