@@ -30,7 +30,7 @@ async fn k1_a_response_may_come_byte_by_byte_behind_interim_ones() {
     client.send(GET).await;
     let mut app = upstream.accept().await;
     app.head().await;
-    let response = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n\
+    let response = "\r\n\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n\
         HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n3;a\r\nabc\r\n001\r\nd\r\n0\r\nX-Sum: 1\r\n\r\n";
     for byte in response.bytes() {
         app.send([byte]).await;

@@ -131,15 +131,17 @@ async fn b7_k5_a_response_is_framed_anew_or_502() {
 async fn c7_interim_responses_without_end_are_502() {
     let (plane, upstream) = (Plane::start(), Upstream::start().await);
     plane.route("*", &upstream);
-    let mut client = plane.connect().await;
-    client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
-    let mut app = upstream.accept().await;
-    app.head().await;
-    let flood = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100_000);
-    // It is cut off, or what is left of it finds room on the way.
-    let _cut_or_sent = app.stream.write_all(flood.as_bytes()).await;
-    let head = client.head().await;
-    assert_eq!((status(&head), field(&head, "lockgate-reason")), (502, Some("upstream_malformed")));
+    // And the empty lines that may stand before each.
+    for flood in ["HTTP/1.1 103 Early Hints\r\n\r\n".repeat(100_000), "\r\n".repeat(1_000_000)] {
+        let mut client = plane.connect().await;
+        client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        let mut app = upstream.accept().await;
+        app.head().await;
+        // It is cut off, or what is left of it finds room on the way.
+        let _cut_or_sent = app.stream.write_all(flood.as_bytes()).await;
+        let head = client.head().await;
+        assert_eq!((status(&head), field(&head, "lockgate-reason")), (502, Some("upstream_malformed")));
+    }
     plane.shutdown().await;
 }
 
