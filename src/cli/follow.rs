@@ -19,7 +19,7 @@ const TRIES: u32 = 60;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// How often, and how long apart, an operation is looked at whose end is about to come.
-const LOOKS: u32 = 40;
+const LOOKS: u32 = 200;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How far an operation is followed.

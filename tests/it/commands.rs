@@ -233,12 +233,16 @@ async fn a_deploy_that_a_restart_interrupts_does_not_end_with_0() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
+    let (mut progress, mut told) = (BufReader::new(child.stderr.take().unwrap()), String::new());
+    // By then it was accepted, and is followed.
+    while !told.contains("check") {
+        assert!(progress.read_line(&mut told).unwrap() > 0, "{told}");
+    }
     eventually("it is checked", async || lockgate.running().await == 2).await;
     lockgate.kill();
     lockgate.spawn("").await;
     let status = child.wait().unwrap();
-    let mut told = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    progress.read_to_string(&mut told).unwrap();
     assert_eq!(status.code(), Some(1), "{told}");
     assert!(told.contains("restarted before the cutover"), "{told}");
 }

@@ -227,9 +227,9 @@ impl Lockgate {
         stream
     }
 
-    /// Whether the process has ended by itself.
+    /// Whether the process has ended by itself; also if that was seen before.
     pub(crate) fn has_ended(&mut self) -> bool {
-        let ended = self.child.as_mut().unwrap().try_wait().unwrap().is_some();
+        let ended = self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
         if ended {
             self.child = None;
         }

@@ -138,7 +138,8 @@ impl Pebble {
             .spawn()
             .unwrap();
         self.children.push(pebble);
-        eventually("pebble answers", async || self.curl(&self.directory()).is_some()).await;
+        let places = [self.directory(), self.first_root()];
+        eventually("pebble answers", async || places.iter().all(|url| self.curl(url).is_some())).await;
     }
 
     pub(crate) fn kill(&mut self) {
@@ -150,10 +151,14 @@ impl Pebble {
 
     /// Writes the authority that signs what it issues; another one at each start.
     pub(crate) fn root(&self) -> PathBuf {
-        let pem = self.curl(&format!("https://localhost:{}/roots/0", self.ports.management)).unwrap();
+        let pem = self.curl(&self.first_root()).unwrap();
         let path = self.folder.path().join("root.pem");
         std::fs::write(&path, pem).unwrap();
         path
+    }
+
+    fn first_root(&self) -> String {
+        format!("https://localhost:{}/roots/0", self.ports.management)
     }
 
     /// What it says that it did.
