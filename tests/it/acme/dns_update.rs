@@ -165,7 +165,7 @@ async fn a_record_that_could_not_be_taken_back_is_before_the_next_order() {
     let mut bed = Bed::with_updates(&named, &["web.test"], &named.update("hmac-sha256"));
     // The server goes while this is waited for.
     bed.lockgate.change_config(|config| {
-        config["tls"]["acme"]["dns_propagation"] = json!("4s");
+        config["tls"]["acme"]["dns_propagation"] = json!("15s");
         config["tls"]["acme"]["preview_zone"] = json!(null);
     });
     bed.pebble.spawn(&[]).await;
