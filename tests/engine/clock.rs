@@ -2,13 +2,20 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lockgate::clock::{Clock, SystemClock, Timestamp};
 use tokio::sync::watch;
 
 #[derive(Debug, Default)]
-pub(crate) struct LeapClock(watch::Sender<State>);
+pub(crate) struct LeapClock {
+    states: watch::Sender<State>,
+    looks: AtomicUsize,
+}
+
+/// What looks by the clock again and again sleeps so long in between.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
@@ -20,15 +27,20 @@ struct State {
 
 impl LeapClock {
     pub(crate) fn leap(&self, by: Duration) {
-        self.0.send_modify(|state| state.ahead += by);
+        self.states.send_modify(|state| state.ahead += by);
     }
 
     pub(crate) fn set_time_of_day(&self, ahead: Duration) {
-        self.0.send_modify(|state| state.wall_ahead = ahead);
+        self.states.send_modify(|state| state.wall_ahead = ahead);
+    }
+
+    /// How many looks have ended, while the clock was stopped.
+    pub(crate) fn looks(&self) -> usize {
+        self.looks.load(Ordering::SeqCst)
     }
 
     pub(crate) fn stop(&self) {
-        self.0.send_modify(|state| state.stopped = Some((SystemClock.now(), SystemClock.wall())));
+        self.states.send_modify(|state| state.stopped = Some((SystemClock.now(), SystemClock.wall())));
     }
 }
 
@@ -48,16 +60,20 @@ impl State {
 
 impl Clock for LeapClock {
     fn now(&self) -> Instant {
-        self.0.borrow().now()
+        self.states.borrow().now()
     }
 
     fn wall(&self) -> Timestamp {
-        let state = *self.0.borrow();
+        let state = *self.states.borrow();
         state.stopped.map_or_else(|| SystemClock.wall(), |(_, wall)| wall) + state.ahead + state.wall_ahead
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let mut states = self.0.subscribe();
+        let mut states = self.states.subscribe();
+        let state = *states.borrow();
+        if state.stopped.is_some() && deadline == state.now() + LOOK_EVERY {
+            self.looks.fetch_add(1, Ordering::SeqCst);
+        }
         Box::pin(async move {
             loop {
                 let state = *states.borrow_and_update();

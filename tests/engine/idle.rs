@@ -20,6 +20,9 @@ impl Bed {
         Self::with_options(options, |settings| {
             settings.idle_after = Some(Delay(HOUR));
             settings.deploy.health_timeout = Delay::seconds(100 * 24 * 3600);
+            // What is in flight is not cut because time leaps.
+            settings.deploy.drain_timeout = Delay::seconds(100 * 24 * 3600);
+            settings.deploy.stream_drain_timeout = Delay::seconds(100 * 24 * 3600);
             change(settings);
         })
         .await

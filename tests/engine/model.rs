@@ -13,6 +13,7 @@ use lockgate::clock::{SystemClock, Timestamp};
 use lockgate::deploy::{Gate, ScheduledState};
 use lockgate::settings::{DeploySettings, Percent};
 
+use super::clock::LOOK_EVERY;
 use super::*;
 
 const LABELS: [&str; 3] = ["blue", "green", "red"];
@@ -22,7 +23,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Between what the model and the engine take for the time at which something was armed.
 const NEAR: Duration = Duration::from_secs(50);
 /// For which the engine may be behind the model, on a machine that has much else to do.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
+/// For which its looks are waited for.
+const LOOKS: Duration = Duration::from_secs(10);
 /// After which previews, and what is live where it scales to zero, rest.
 const IDLE: Duration = Duration::from_secs(5 * 60);
 /// After which what stays warm is looked at again.
@@ -514,11 +517,19 @@ impl Run {
         (!is_cancelled, state == OperationState::Succeeded)
     }
 
-    /// Has the engine look at who was asked for, as of now: it looks once a second.
+    /// Has the engine look at who was asked for, as of now: it looks once a second, and at the health of what serves as well.
     async fn is_seen(&self) {
+        let clock = &self.bed().clock;
         for _ in 0..2 {
-            self.bed().clock.leap(Duration::from_secs(1));
-            tokio::time::sleep(Duration::from_millis(30)).await;
+            let before = clock.looks();
+            clock.leap(LOOK_EVERY);
+            let both_have_looked = async {
+                while clock.looks() < before + 2 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            // Behind a fault a look may not come to its end.
+            drop(tokio::time::timeout(LOOKS, both_have_looked).await);
         }
     }
 
@@ -617,7 +628,7 @@ impl Run {
     async fn agrees(&mut self, mut outcomes: Vec<Model>, history: &[Planned]) {
         let mut differ = Vec::new();
         let looked = async {
-            loop {
+            for round in 0_u32.. {
                 let mut seen = Vec::new();
                 for outcome in &outcomes {
                     match self.compare(outcome).await {
@@ -627,10 +638,15 @@ impl Run {
                 }
                 differ = seen;
                 tokio::time::sleep(Duration::from_millis(50)).await;
+                // Not so fast that what is armed while the machine has much else to do is far from the model's time.
+                if !round.is_multiple_of(3) {
+                    continue;
+                }
                 let clock = self.bed().clock.clone();
                 clock.leap(Duration::from_secs(1));
                 outcomes.iter_mut().for_each(|outcome| outcome.arrive(clock.wall(), &self.settings));
             }
+            unreachable!("it goes on until they agree")
         };
         match tokio::time::timeout(PATIENCE, looked).await {
             Ok(outcome) => self.model = outcome,

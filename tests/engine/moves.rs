@@ -139,7 +139,7 @@ async fn the_gates_of_a_rollback_are_told_in_their_order() {
 
 #[tokio::test]
 async fn the_gates_of_a_promote_are_told_in_their_order() {
-    let bed = Bed::with(|settings| settings.deploy.drain_timeout = Delay::seconds(20)).await;
+    let bed = Bed::with(|settings| settings.deploy.drain_timeout = LONG).await;
     let mut beside =
         bed.try_submit(DeployRequest { cutover: false, ..request(&["serve", "0"]) }).await.unwrap();
     bed.ended(&mut beside).await;

@@ -55,7 +55,7 @@ async fn it_fails_the_deploy_with_what_it_said_and_nothing_is_started() {
 #[tokio::test]
 async fn one_that_does_not_end_in_its_own_time_is_stopped_and_fails_the_deploy() {
     let bed = Bed::with(|settings| {
-        settings.deploy.release_timeout = Delay::seconds(40);
+        settings.deploy.release_timeout = Delay::seconds(100);
         releasing(&["deaf", "migrate"])(settings);
     })
     .await;
@@ -66,7 +66,7 @@ async fn one_that_does_not_end_in_its_own_time_is_stopped_and_fails_the_deploy()
     eventually("it is looked at again", async || releases(&bed).len() == 1).await;
     let running = bed.store.operation(&submitted.operation).await.unwrap().unwrap();
     assert_eq!(running.state, OperationState::Running, "{running:?}");
-    bed.clock.leap(Duration::from_secs(11));
+    bed.clock.leap(Duration::from_secs(71));
     let operation = bed.ended(&mut submitted).await;
     assert_eq!(operation.failure.map(|failure| failure.code).as_deref(), Some("release_timed_out"));
     let release = releases(&bed)[0].id;

@@ -28,10 +28,11 @@ fn expected(ca: &Ca, name: &str) -> Option<TargetTls> {
 }
 
 impl Bed {
-    async fn by_tls(ca: &Ca, names: &[&str], tls: AppTlsSettings) -> Self {
+    /// A version has `limit` to become ready.
+    async fn by_tls(ca: &Ca, names: &[&str], tls: AppTlsSettings, limit: Delay) -> Self {
         let bed = Self::with(|settings| {
             (settings.protocol, settings.tls) = (Protocol::Https, Some(tls));
-            settings.deploy.health_timeout = Delay::seconds(2);
+            settings.deploy.health_timeout = limit;
         })
         .await;
         bed.runtime.speak_tls(config(&ca.leaf(names)));
@@ -49,7 +50,7 @@ impl Bed {
 #[tokio::test]
 async fn a_version_is_checked_and_served_by_the_tls_that_it_was_deployed_with() {
     let ca = Ca::new();
-    let bed = Bed::by_tls(&ca, &["one.test", "two.test"], named(&ca, "one.test")).await;
+    let bed = Bed::by_tls(&ca, &["one.test", "two.test"], named(&ca, "one.test"), LONG).await;
     let (first, operation) = bed.deploy(&["serve", "1"]).await;
     assert_eq!(operation.failure, None);
     assert_eq!(bed.spoken_to(HOST), (Protocol::Https, expected(&ca, "one.test")));
@@ -74,7 +75,7 @@ async fn a_version_is_checked_and_served_by_the_tls_that_it_was_deployed_with() 
 #[tokio::test]
 async fn who_is_not_who_it_has_to_be_is_not_ready() {
     let ca = Ca::new();
-    let bed = Bed::by_tls(&ca, &["other.test"], named(&ca, "one.test")).await;
+    let bed = Bed::by_tls(&ca, &["other.test"], named(&ca, "one.test"), Delay::seconds(5)).await;
     let (_, operation) = bed.deploy(&["serve", "1"]).await;
     let failure = operation.failure.unwrap();
     assert_eq!(failure.code, "not_ready");
@@ -83,6 +84,7 @@ async fn who_is_not_who_it_has_to_be_is_not_ready() {
     // Who says that any certificate will do gets it.
     let mut web = bed.store.app(&app()).await.unwrap().unwrap();
     web.settings.tls = Some(AppTlsSettings { insecure: true, ..AppTlsSettings::default() });
+    web.settings.deploy.health_timeout = LONG;
     bed.engine.put_apps(&[web]).await.unwrap();
     let (_, operation) = bed.deploy(&["serve", "1"]).await;
     assert_eq!(operation.failure, None);
