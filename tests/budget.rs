@@ -131,7 +131,7 @@ fn a_kept_connection_without_requests_is_within_its_budget_of_memory() {
         || HELD.load(Ordering::Relaxed).saturating_sub(before) / u64::try_from(RESTING).unwrap();
     let busy = per_connection();
     let rests = |_: &u32| per_connection() <= AT_REST;
-    let rested = (0..1000).inspect(|_| thread::sleep(Duration::from_millis(20))).find(rests).is_some();
+    let rested = (0..3000).inspect(|_| thread::sleep(Duration::from_millis(20))).find(rests).is_some();
     let told = format!("bytes held by a kept connection: {busy}, and {} at rest", per_connection());
     assert!(rested, "{told}");
     println!("{told}");
@@ -218,7 +218,7 @@ fn serve_under_strace(folder: &Path, upstream: SocketAddr) -> (Child, SocketAddr
 #[expect(clippy::disallowed_methods, reason = "a process that starts has nothing else to be waited on")]
 fn connect(address: SocketAddr) -> TcpStream {
     let serves = |_: &u32| TcpStream::connect(address).is_ok_and(|mut client| try_ask(&mut client, CLOSING));
-    (0..1000).inspect(|_| thread::sleep(Duration::from_millis(20))).find(serves).expect("it does not serve");
+    (0..6000).inspect(|_| thread::sleep(Duration::from_millis(20))).find(serves).expect("it does not serve");
     TcpStream::connect(address).unwrap()
 }
 
@@ -301,7 +301,7 @@ fn ask(client: &mut TcpStream, request: &str) {
 }
 
 fn try_ask(client: &mut TcpStream, request: &str) -> bool {
-    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     client.write_all(request.as_bytes()).unwrap();
     read_until(client, b"\r\n\r\nxxxxxxxxx!")
 }

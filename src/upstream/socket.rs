@@ -176,7 +176,7 @@ pub(super) mod tests {
         };
         let all = async { tokio::join!(socket.flush(), reading) };
         let (flushed, is_whole) =
-            tokio::time::timeout(std::time::Duration::from_secs(20), all).await.expect("it does not go out");
+            tokio::time::timeout(std::time::Duration::from_secs(60), all).await.expect("it does not go out");
         flushed.unwrap();
         assert!(is_whole);
     }

@@ -124,7 +124,7 @@ mod tests {
         };
         let all = async { tokio::join!(io.flush(), reading) };
         let (flushed, is_whole) =
-            tokio::time::timeout(std::time::Duration::from_secs(20), all).await.expect("it does not go out");
+            tokio::time::timeout(std::time::Duration::from_secs(60), all).await.expect("it does not go out");
         flushed.unwrap();
         assert!(is_whole);
     }
