@@ -108,6 +108,8 @@ impl Run {
                 self.bed().clock.leap(Duration::from_secs(minutes * 60));
                 for _ in 0..10 {
                     self.is_seen().await;
+                    // What a look has begun goes on beside it.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                     if trap.sprung().is_some() {
                         return;
                     }
