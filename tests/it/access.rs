@@ -88,8 +88,7 @@ async fn maintenance_tells_its_message_and_lets_its_networks_by() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disabled_app_is_stopped_and_comes_back_when_it_is_enabled() {
     let mut lockgate = Lockgate::start("").await;
-    // What is in progress is not disabled.
-    lockgate.deploy_with(&json!({ "env": { "VERSION": "one" } }), "end").await.unwrap();
+    lockgate.deploy("one").await.unwrap();
     let off = lockgate.cli(&["disable", "web"]);
     assert!(off.status.success() && out(&off).contains("app web is disabled"), "{}", out(&off));
     let answer = lockgate.raw(HOST).await;
@@ -117,7 +116,7 @@ async fn killed_while_it_is_enabled_an_app_is_disabled_or_serves() {
     for (point, pass) in points.into_iter().chain([("access.stored", 2)]) {
         let mut lockgate = Lockgate::prepare(|_| {});
         lockgate.spawn(&format!("{point}=kill@{pass}")).await;
-        lockgate.deploy_with(&json!({ "env": { "VERSION": "one" } }), "end").await.unwrap();
+        lockgate.deploy("one").await.unwrap();
         let off = lockgate.cli(&["disable", "web"]);
         assert!(off.status.success(), "{point}: {}\n{}", out(&off), lockgate.logged());
         eventually(&format!("{point}: it is stopped"), async || lockgate.running().await == 0).await;

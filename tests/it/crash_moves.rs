@@ -154,7 +154,7 @@ async fn killed_while_an_app_is_removed_nothing_leads_to_it_and_the_removal_can_
         put["env"] = web["env"].clone();
         let _made: App = lockgate.client.put("/v1/apps/other", &put).await.unwrap();
         let deployed: Result<Operation, _> =
-            lockgate.client.post("/v1/apps/other/deployments?wait=end", &json!({})).await;
+            lockgate.client.post("/v1/apps/other/deployments?wait=true", &json!({})).await;
         deployed.unwrap();
         assert!(lockgate.version("other.test").await.is_ok());
         let removed = lockgate.cli(&["app", "remove", "other", "--detach"]);
