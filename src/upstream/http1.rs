@@ -214,6 +214,8 @@ impl Connection {
         }
         let written = match Pin::new(&mut self.socket).poll_write(cx, &lent) {
             Poll::Ready(Ok(written)) => written,
+            // It got nothing of this request: whatever it said is no answer to it (RFC 9112 section 9.2).
+            Poll::Ready(Err(closed)) if self.is_reused => return Err(UpstreamError::Closed(closed.into())),
             Poll::Ready(Err(_closed)) => {
                 // What it said before it closed its side is read all the same.
                 self.may_keep = false;
