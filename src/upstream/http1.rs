@@ -420,8 +420,6 @@ impl Connection {
     pub(crate) fn release(mut self: Box<Self>) {
         if self.may_keep && self.is_free() {
             self.is_reused = true;
-            // A look at what is idle, and the head of a small response, want no room for the rest of a large one.
-            self.appetite = Appetite::default();
             let target = Rc::clone(&self.target);
             let keep_for = self.keep_for;
             target.keep(self, keep_for);

@@ -87,12 +87,15 @@ pub(crate) fn to_client(headers: &mut HeaderMap, client: &Client) {
     }
 }
 
-/// Gives values memory of their own. HPACK's table keeps some of them for as long as the connection lives (RFC 7541 section 2.3.2), and
-/// one that is a slice of what was read would keep all of that, a hundred times what the table may hold.
+/// Gives values memory of their own, all of them one piece. HPACK's table keeps some for as long as the connection lives (RFC 7541
+/// section 2.3.2), and one that is a slice of what was read would keep all of that, a hundred times what the table may hold.
 pub(crate) fn own_values(headers: &mut HeaderMap) {
+    let mut copied = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values().for_each(|value| copied.extend_from_slice(value.as_bytes()));
+    let mut copied = copied.freeze();
     for value in headers.values_mut() {
         // What was a value is one.
-        if let Ok(mut own) = HeaderValue::from_bytes(value.as_bytes()) {
+        if let Ok(mut own) = HeaderValue::from_maybe_shared(copied.split_to(value.len())) {
             own.set_sensitive(value.is_sensitive());
             *value = own;
         }
