@@ -147,6 +147,7 @@ async fn forward(
         http2::head::to_http1(&mut head, &worker.settings.limits)?;
     }
     let checked = validate::check(&head, exchange.has_body, &worker.settings.limits)?;
+    client.ends_behind(checked.seen.has(Seen::CONNECTION) && validate::asks_for_the_end(&head.headers));
     if client.raw_heads.borrow().has_fragment() {
         return Err(ForwardError::BadRequest("The request target has a fragment."));
     }

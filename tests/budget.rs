@@ -177,7 +177,7 @@ fn a_request_on_a_kept_connection_takes_one_read_and_one_write_on_each_side() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (mut traced, address) = serve_under_strace(folder.path(), upstream());
+    let (mut traced, address) = serve_under_strace(folder.path(), upstream(), &["-c"]);
     let mut client = connect(address);
     (0..REQUESTS).for_each(|_| ask(&mut client, KEPT));
     stop(&mut traced);
@@ -188,8 +188,29 @@ fn a_request_on_a_kept_connection_takes_one_read_and_one_write_on_each_side() {
     assert!(reads <= READS * REQUESTS + BESIDE && writes <= WRITES * REQUESTS + BESIDE, "{told}");
 }
 
-/// A whole Lockgate with one worker, whose system calls are counted into the file `calls` when it ends.
-fn serve_under_strace(folder: &Path, upstream: SocketAddr) -> (Child, SocketAddr) {
+#[test]
+fn a_response_that_its_connection_ends_with_goes_in_one_segment_with_the_end() {
+    IS_OURS.set(true);
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!(
+            "SKIPPED: strace: a_response_that_its_connection_ends_with_goes_in_one_segment_with_the_end"
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (mut traced, address) = serve_under_strace(folder.path(), upstream(), &["-e", "trace=sendto"]);
+    let mut client = connect(address);
+    (0..10).for_each(|_| ask(&mut client, KEPT));
+    (0..10).for_each(|_| ask(&mut TcpStream::connect(address).unwrap(), CLOSING));
+    stop(&mut traced);
+    let told = std::fs::read_to_string(folder.path().join("calls")).unwrap();
+    // Beside those of the first look, which may be one that was not answered.
+    let held_back = told.lines().filter(|line| line.contains("MSG_MORE")).count();
+    assert!((10..=12).contains(&held_back), "{held_back} of 10, and none that a request may follow: {told}");
+}
+
+/// A whole Lockgate with one worker, whose system calls strace tells of in the file `calls`.
+fn serve_under_strace(folder: &Path, upstream: SocketAddr, what: &[&str]) -> (Child, SocketAddr) {
     // Of an address at which nobody else asks for ports meanwhile.
     let address = TcpListener::bind("127.0.0.7:0").unwrap().local_addr().unwrap();
     let config = serde_json::json!({
@@ -204,7 +225,9 @@ fn serve_under_strace(folder: &Path, upstream: SocketAddr) -> (Child, SocketAddr
     std::fs::write(folder.join("lockgate.yaml"), config.to_string()).unwrap();
     let log = std::fs::File::create(folder.join("log")).unwrap();
     let traced = Command::new("strace")
-        .args(["-f", "-c", "-o"])
+        .arg("-f")
+        .args(what)
+        .arg("-o")
         .arg(folder.join("calls"))
         .args([env!("CARGO_BIN_EXE_lockgate"), "serve", "--config"])
         .arg(folder.join("lockgate.yaml"))

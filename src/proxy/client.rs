@@ -54,6 +54,8 @@ pub(crate) struct Client {
     pub(crate) raw_heads: RefCell<RawHeads>,
     /// hyper has a response of ours to write, or a part of one.
     is_answering: Cell<bool>,
+    /// The client asked for the end of the connection behind the response.
+    is_last: Cell<bool>,
     /// The status of the answer that hyper gave by itself, and that was kept back.
     withheld: Cell<Option<StatusCode>>,
     /// The client sent more than the request that is being served.
@@ -101,6 +103,7 @@ impl Client {
             socket: RefCell::default(),
             raw_heads: RefCell::default(),
             is_answering: Cell::new(false),
+            is_last: Cell::new(false),
             withheld: Cell::new(None),
             has_more: Cell::new(false),
             rest: Cell::new(Rest::No),
@@ -190,6 +193,16 @@ impl Client {
         if self.activity.phase() == Phase::Idle {
             self.is_answering.set(false);
         }
+    }
+
+    /// Says whether hyper ends the connection behind the response.
+    pub(crate) fn ends_behind(&self, is_last: bool) {
+        self.is_last.set(is_last);
+    }
+
+    /// Whether what hyper writes now is the end of a response, and of the connection.
+    pub(crate) fn writes_last(&self) -> bool {
+        self.is_last.get() && self.activity.phase() == Phase::Idle && !self.activity.is_receiving()
     }
 
     /// Keeps back what hyper writes while there is no response of ours: its own answer to a head that it cannot read,

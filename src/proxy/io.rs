@@ -50,6 +50,13 @@ impl ClientIo {
         }
     }
 
+    fn poll_write_one(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.client.writes_last() {
+            return self.poll(|mut stream| stream.poll_write_last(cx, buf));
+        }
+        self.poll(|stream| stream.poll_write(cx, buf))
+    }
+
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         // What TLS takes is not yet sent: that is counted below it.
         if self.client.tls.is_none() {
@@ -87,7 +94,7 @@ impl AsyncWrite for ClientIo {
         if self.client.withholds(buf) {
             return Poll::Ready(Ok(buf.len()));
         }
-        self.wrote(self.poll(|stream| stream.poll_write(cx, buf)))
+        self.wrote(self.poll_write_one(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -103,7 +110,7 @@ impl AsyncWrite for ClientIo {
             return self.wrote(self.poll(|stream| stream.poll_write_vectored(cx, bufs)));
         }
         if let [only] = bufs {
-            return self.wrote(self.poll(|stream| stream.poll_write(cx, only)));
+            return self.wrote(self.poll_write_one(cx, only));
         }
         let mut lent = self.client.worker.scratch.borrow_mut();
         let mut end = 0;
@@ -111,7 +118,7 @@ impl AsyncWrite for ClientIo {
             lent[end..end + buf.len()].copy_from_slice(buf);
             end += buf.len();
         }
-        self.wrote(self.poll(|stream| stream.poll_write(cx, &lent[..end])))
+        self.wrote(self.poll_write_one(cx, &lent[..end]))
     }
 
     fn is_write_vectored(&self) -> bool {

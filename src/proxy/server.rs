@@ -90,6 +90,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, admitted: Admitted) {
                 Box::pin(end(&client, b"")).await;
             } else if client.tls.is_some() {
                 Box::pin(close(&client)).await;
+            } else {
+                // What was written last waits for it.
+                drop(client.socket.borrow_mut().take());
             }
         }
         Ended::Failed | Ended::Aborted(_) if client.is_cut.get() => reset(&client),

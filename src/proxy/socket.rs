@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::SendFlags;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -47,6 +48,23 @@ impl Socket {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => &stream.get_ref().0.stream,
+        }
+    }
+
+    /// Writes the last that the connection carries. It waits for the end that follows at once, and goes in one segment with it.
+    pub(super) fn poll_write_last(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => return Pin::new(stream).poll_write(cx, buf),
+        };
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+            let written = stream.try_io(Interest::WRITABLE, || Ok(rustix::net::send(&*stream, buf, flags)?));
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
         }
     }
 

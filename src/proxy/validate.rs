@@ -255,6 +255,13 @@ pub(crate) fn lists_nothing(headers: &HeaderMap) -> bool {
     }
 }
 
+/// Whether `Connection` is one field that says `close` and nothing else.
+pub(crate) fn asks_for_the_end(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONNECTION).iter();
+    let first = values.next();
+    first.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close")) && values.next().is_none()
+}
+
 /// Exactly one `chunked`: in a list, somebody else may see another end of the message.
 fn check_coding(headers: &HeaderMap) -> Result<(), ForwardError> {
     let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
