@@ -22,6 +22,7 @@ mod client;
 mod error;
 mod error_page;
 mod exchange;
+mod give_back;
 mod grpc;
 mod headers;
 mod hold;

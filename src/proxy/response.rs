@@ -139,7 +139,8 @@ fn length_of(value: &HeaderValue) -> Option<u64> {
     text.parse().ok()
 }
 
-fn remove_listed(headers: &mut HeaderMap) {
+/// Takes off what `Connection` lists, but for what frames the message.
+pub(super) fn remove_listed(headers: &mut HeaderMap) {
     let listed: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
         .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| !matches!(*name, header::CONTENT_LENGTH | header::TRANSFER_ENCODING))

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use crate::routing::backend::Order;
 use crate::upstream::{Abort, LocalTarget, Phase, Tick};
 
+use super::give_back::QUIET;
 use super::worker::Worker;
 
 impl Worker {
@@ -39,6 +40,9 @@ impl Worker {
             tracer.hand_over();
         }
         self.obey();
+        let cells = self.cells();
+        let ended = cells.connection_rests.get() + cells.connections_ended.get();
+        self.give_back.tick(ended, self.settings.limits.ticks(QUIET));
     }
 
     /// Carries out the orders for targets that are being replaced.

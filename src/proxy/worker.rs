@@ -24,6 +24,7 @@ use crate::upstream::{LocalBackend, LocalTarget, Tick, TickLimits, Upstreams};
 use super::access_log::AccessLog;
 use super::addresses::{Addresses, Place};
 use super::client::Client;
+use super::give_back::GiveBack;
 use super::headers::{Peer, Via};
 #[cfg(feature = "http3")]
 use super::http3;
@@ -75,6 +76,7 @@ pub(crate) struct Worker {
     /// The generation at the last tick.
     pub(super) swept_generation: Cell<u64>,
     is_draining: Cell<bool>,
+    pub(super) give_back: GiveBack,
     date: RefCell<Option<(Tick, HeaderValue)>>,
 }
 
@@ -208,6 +210,7 @@ impl Worker {
             alternatives,
             swept_generation: Cell::new(0),
             is_draining: Cell::new(false),
+            give_back: GiveBack::default(),
             date: RefCell::default(),
             now,
             routing,

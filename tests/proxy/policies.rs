@@ -515,13 +515,14 @@ async fn a_service_that_is_asked_first_lets_by_and_names_who_came() {
 #[tokio::test]
 async fn what_a_service_refuses_is_its_answer_and_what_it_does_not_answer_is_refused() {
     let (plane, app, auth) = asked_first().await;
-    auth.answer("HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nSet-Cookie: n=1\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nlogin");
+    auth.answer("HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nSet-Cookie: n=1\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nContent-Length: 5\r\n\r\nlogin");
     let answer = ask(&plane, "GET /", "").await;
     assert_eq!((status(&answer), field(&answer, "location")), (302, Some("https://login.test/")), "{answer}");
     assert_eq!(
         (field(&answer, "set-cookie"), field(&answer, "lockgate-reason")),
         (Some("n=1"), Some("forward_auth"))
     );
+    assert_eq!(field(&answer, "x-hop"), None, "it is of one connection: {answer}");
     assert!(answer.ends_with("\r\n\r\nlogin"));
     auth.answer("HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n");
     let answer = ask(&plane, "GET /", "").await;

@@ -15,6 +15,7 @@ use super::super::client::Client;
 use super::super::error::ForwardError;
 use super::super::error_page::REASON;
 use super::super::headers::{KEEP_ALIVE, PROXY_CONNECTION, remove_all};
+use super::super::response::remove_listed;
 use super::super::validate::is_ours;
 
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
@@ -101,6 +102,7 @@ async fn exchange(
     }
     let body = Limited::new(super::super::body::Body::bare(body), BODY_MAX).collect().await;
     let body = body.inspect_err(|error| refused(&**error)).ok()?.to_bytes();
+    remove_listed(&mut head.headers);
     remove_framing(&mut head.headers);
     remove_all(&mut head.headers, is_ours);
     head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
