@@ -8,8 +8,8 @@
 //! not start), `each BEHAVIOUR…` (one for each replica).
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -237,7 +237,7 @@ impl FakeRuntime {
                 volumes.push(stored);
             }
         }
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
         let mut address = listener.local_addr().unwrap();
         let tls = self.tls.lock().unwrap().clone();
         if let Some(tls) = tls {
@@ -305,9 +305,20 @@ impl FakeRuntime {
     }
 }
 
+/// A loopback address that no other instance has, of no test: on one that they share, the port of an instance that is deaf
+/// or has ended would go to another's, which answers.
+fn own_address() -> Ipv4Addr {
+    const FIRST: u32 = u32::from_be_bytes([127, 1, 0, 0]);
+    const COUNT: u32 = 0xfe_0000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Tests in processes of their own have neighbouring ids.
+    let begin = std::process::id().wrapping_mul(0x9E37_79B1) % COUNT;
+    Ipv4Addr::from(FIRST + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT)
+}
+
 /// Takes TLS off what goes to `inner`; returns where.
 async fn unwrapping(acceptor: TlsAcceptor, inner: SocketAddr) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::runtime::Handle::current().spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
