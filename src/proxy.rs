@@ -17,6 +17,7 @@
 mod access_log;
 mod addresses;
 mod balance;
+mod beside;
 mod body;
 mod client;
 mod error;

@@ -9,6 +9,7 @@ use http_body::{Frame, SizeHint};
 
 use crate::upstream::{Connection, ResponseBody, Stream};
 
+use super::beside::Responding;
 use super::exchange::{End, Exchange};
 use super::policy::Encoder;
 use super::response;
@@ -32,7 +33,7 @@ struct Encoded {
 enum Kind {
     Own(Bytes),
     /// `None` once it has come whole.
-    Connection(Option<Box<Connection>>),
+    Connection(Option<Responding>),
     Stream(Option<Box<Stream>>),
 }
 
@@ -54,7 +55,13 @@ impl Body {
 
     /// The body of an upstream's response.
     pub(crate) fn upstream(body: ResponseBody, exchange: Box<Exchange>) -> Self {
-        let mut body = Self { exchange: Some(exchange), ..Self::bare(body) };
+        let kind = match body {
+            ResponseBody::Http1(connection) => {
+                Kind::Connection(Some(Responding::new(connection, &exchange.client.beside)))
+            }
+            ResponseBody::Http2(stream) => Kind::Stream(Some(stream)),
+        };
+        let mut body = Self { kind, exchange: Some(exchange), encoded: None };
         if body.has_come() {
             body.complete();
         }
@@ -64,7 +71,7 @@ impl Body {
     /// The body of a response that is no client's.
     pub(crate) fn bare(body: ResponseBody) -> Self {
         let kind = match body {
-            ResponseBody::Http1(connection) => Kind::Connection(Some(connection)),
+            ResponseBody::Http1(connection) => Kind::Connection(Some(Responding::Alone(connection))),
             ResponseBody::Http2(stream) => Kind::Stream(Some(stream)),
         };
         Self { kind, exchange: None, encoded: None }
@@ -80,7 +87,7 @@ impl Body {
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
         // Whether it is over is seen by whoever asks for the next frame.
         let _over = match &mut self.kind {
-            Kind::Connection(Some(connection)) => connection.poll_upload(cx),
+            Kind::Connection(Some(responding)) => responding.with_mut(|connection| connection.poll_upload(cx)),
             Kind::Stream(Some(stream)) => stream.poll_upload(cx),
             Kind::Own(_) | Kind::Connection(None) | Kind::Stream(None) => return,
         };
@@ -89,8 +96,8 @@ impl Body {
     /// The last byte has come: the connection is free for the next request, or for the rest of this one's body.
     fn complete(&mut self) {
         let Some(mut exchange) = self.exchange.take() else {
-            if let Kind::Connection(connection) = &mut self.kind
-                && let Some(connection) = connection.take()
+            if let Kind::Connection(responding) = &mut self.kind
+                && let Some(connection) = responding.take().and_then(Responding::into_connection)
             {
                 connection.release();
             }
@@ -101,8 +108,8 @@ impl Body {
         }
         let rest = match &mut self.kind {
             Kind::Own(_) => return,
-            Kind::Connection(connection) => {
-                let Some(connection) = connection.take() else { return };
+            Kind::Connection(responding) => {
+                let Some(connection) = responding.take().and_then(Responding::into_connection) else { return };
                 if connection.is_free() || !exchange.has_body {
                     return connection.release();
                 }
@@ -144,8 +151,8 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Connection(None) | Kind::Stream(None) => SizeHint::with_exact(0),
-            Kind::Connection(Some(connection)) => {
-                connection.missing().map_or_else(SizeHint::default, SizeHint::with_exact)
+            Kind::Connection(Some(responding)) => {
+                responding.with(Connection::missing).map_or_else(SizeHint::default, SizeHint::with_exact)
             }
             Kind::Stream(Some(stream)) => {
                 stream.missing().map_or_else(SizeHint::default, SizeHint::with_exact)
@@ -159,7 +166,9 @@ impl Body {
     fn has_come(&self) -> bool {
         match &self.kind {
             Kind::Own(bytes) => bytes.is_empty(),
-            Kind::Connection(connection) => connection.as_ref().is_none_or(|connection| connection.is_end()),
+            Kind::Connection(responding) => {
+                responding.as_ref().is_none_or(|responding| responding.with(Connection::is_end))
+            }
             Kind::Stream(stream) => stream.as_ref().is_none_or(|stream| stream.is_end()),
         }
     }
@@ -170,7 +179,9 @@ impl Body {
             Kind::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Kind::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Connection(None) | Kind::Stream(None) => Poll::Ready(None),
-            Kind::Connection(Some(connection)) => connection.poll_frame(cx).map_err(|_truncated| CutShort),
+            Kind::Connection(Some(responding)) => {
+                responding.with_mut(|connection| connection.poll_frame(cx)).map_err(|_truncated| CutShort)
+            }
             Kind::Stream(Some(stream)) => stream.poll_frame(cx).map_err(|_reset| CutShort),
         };
         match &mut polled {

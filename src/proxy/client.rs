@@ -17,6 +17,7 @@ use crate::routing::HostName;
 use crate::routing::backend::Cut;
 use crate::upstream::{Abort, Activity, Phase, Read};
 
+use super::beside::Beside;
 use super::error::ForwardError;
 use super::headers::Peer;
 use super::http2;
@@ -52,6 +53,8 @@ pub(crate) struct Client {
     /// The socket, which hyper reads and writes through [`super::io::ClientIo`].
     pub(crate) socket: RefCell<Option<Socket>>,
     pub(crate) raw_heads: RefCell<RawHeads>,
+    /// The request whose response has begun, if it is not sent whole.
+    pub(crate) beside: Beside,
     /// hyper has a response of ours to write, or a part of one.
     is_answering: Cell<bool>,
     /// The client asked for the end of the connection behind the response.
@@ -102,6 +105,7 @@ impl Client {
             speaks_http2: Cell::new(false),
             socket: RefCell::default(),
             raw_heads: RefCell::default(),
+            beside: Beside::default(),
             is_answering: Cell::new(false),
             is_last: Cell::new(false),
             withheld: Cell::new(None),

@@ -187,7 +187,10 @@ async fn requests(client: &Rc<Client>, unread: Bytes) -> ControlFlow<Ended, Byte
             }
             Poll::Pending => match activity.abort() {
                 Some(abort) => Poll::Ready(Look::Ended(Ended::Aborted(abort))),
-                None => client.poll_gone(cx).map(|()| Look::Ended(Ended::Aborted(Abort::ClientGone))),
+                None => {
+                    client.beside.drive(cx);
+                    client.poll_gone(cx).map(|()| Look::Ended(Ended::Aborted(Abort::ClientGone)))
+                }
             },
         }
     })

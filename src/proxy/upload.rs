@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -36,20 +36,25 @@ struct Upload {
 impl Uploads {
     /// Goes on with a request.
     pub(crate) fn go_on(&self, client: &Rc<Client>, mut rest: Rest, guard: Option<RequestGuard>) {
-        let idle: Duration = client.worker.settings.limits.body_idle;
+        let (tick, limits) = (client.worker.settings.limits.tick, client.worker.limits);
         let target = Rc::clone(rest.target());
         let activity = Rc::clone(&client.activity);
         let mut tasks = self.tasks.borrow_mut();
         while tasks.try_join_next().is_some() {}
         let handle = tasks.spawn_local(async move {
             let _guard = guard;
+            let (mut bytes, mut idle) = (activity.request_bytes(), 0);
+            // A timer of its own: its client may be gone, and is not swept then.
             loop {
-                let before = activity.request_bytes();
-                match tokio::time::timeout(idle, rest.sent()).await {
+                match tokio::time::timeout(tick, rest.sent()).await {
                     Ok(true) => return rest.release(),
                     Ok(false) => return,
-                    Err(_elapsed) if activity.request_bytes() == before => return,
                     Err(_elapsed) => {}
+                }
+                let before = std::mem::replace(&mut bytes, activity.request_bytes());
+                idle = if bytes == before { idle + 1 } else { 0 };
+                if activity.rest_overdue(idle, &limits) {
+                    return;
                 }
             }
         });

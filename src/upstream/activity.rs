@@ -234,6 +234,31 @@ impl Activity {
         awaited >= limits.floor_after && taken.saturating_sub(from) + READER_SLACK < floor
     }
 
+    /// One more tick waiting for the request's body; whether it has come too slowly so far.
+    fn sends_too_slowly(&self, limits: &TickLimits) -> bool {
+        let awaited = self.awaited.get() + 1;
+        self.awaited.set(awaited);
+        awaited >= limits.floor_after && self.received.get() < u64::from(awaited) * limits.floor_per_tick
+    }
+
+    /// One more tick; whether the response is held up by a client that reads too slowly. While its request still comes it
+    /// need not read at all: it may send all before.
+    fn is_held_up(&self, limits: &TickLimits) -> bool {
+        if self.is_receiving.get() && !(self.awaits_client.get() && self.sends_too_slowly(limits)) {
+            self.reader.take();
+            return false;
+        }
+        self.reads_too_slowly(limits)
+    }
+
+    /// Whether the rest of a request whose response is over is overdue, in which case nobody is told any more. Asked once
+    /// a tick; nothing moved for `idle` ticks.
+    pub(crate) fn rest_overdue(&self, idle: Tick, limits: &TickLimits) -> bool {
+        let waits = self.awaits_client.get() && self.call.get().is_none();
+        let slow = waits && self.sends_too_slowly(limits);
+        slow || idle >= self.own.get().body_idle.unwrap_or(limits.body_idle)
+    }
+
     /// Whether the request's body is waited for.
     pub(crate) fn awaits_client(&self) -> bool {
         self.awaits_client.get()
@@ -373,16 +398,13 @@ impl Activity {
         let idle = now - self.progress.get();
         let gone = self.half_closed.get().is_some_and(|at| now - at >= limits.half_closed);
         match self.phase.get() {
-            Phase::Idle | Phase::Response if self.awaits_reader.get() && self.reads_too_slowly(limits) => {
+            Phase::Idle | Phase::Response if self.awaits_reader.get() && self.is_held_up(limits) => {
                 Some(Abort::ReaderTooSlow)
             }
             Phase::Idle => (idle >= limits.keep_alive).then_some(Abort::Idle),
             Phase::Head => (now - self.since.get() >= limits.head).then_some(Abort::HeadTimeout),
             Phase::Request if self.awaits_client.get() && self.call.get().is_none() => {
-                self.awaited.set(self.awaited.get() + 1);
-                let waited = u64::from(self.awaited.get());
-                let floor = waited * limits.floor_per_tick;
-                let slow = self.awaited.get() >= limits.floor_after && self.received.get() < floor;
+                let slow = self.sends_too_slowly(limits);
                 let limit = self.own.get().body_idle.unwrap_or(limits.body_idle);
                 (slow || idle >= limit).then_some(Abort::BodyTimeout)
             }
@@ -428,4 +450,62 @@ pub(crate) struct TickLimits {
     /// Of a body: the rate it must have after `floor_after` ticks of waiting for the client.
     pub(crate) floor_after: Tick,
     pub(crate) floor_per_tick: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: TickLimits = TickLimits {
+        keep_alive: 100,
+        rest: 100,
+        head: 100,
+        body_idle: 1000,
+        response_head: 1000,
+        response_idle: 1000,
+        half_closed: 100,
+        floor_after: 5,
+        floor_per_tick: READER_SLACK,
+    };
+
+    /// A client whose response has begun and that reads nothing of it, and its clock.
+    fn unread(has_body: bool) -> (Rc<Cell<Tick>>, Activity) {
+        let now = Rc::default();
+        let activity = Activity::new(Rc::clone(&now));
+        activity.begin_request(has_body);
+        activity.enter(Phase::Response);
+        activity.await_reader();
+        (now, activity)
+    }
+
+    /// In how many ticks it is ended, each of which brings `bytes` of its request.
+    fn ended_in(now: &Cell<Tick>, activity: &Activity, bytes: u64) -> Option<(u32, Abort)> {
+        (1..=50).find_map(|tick| {
+            now.set(now.get() + 1);
+            if bytes > 0 {
+                activity.received(bytes);
+                activity.progressed();
+            }
+            activity.look_at_reader(0);
+            activity.overdue(&LIMITS).map(|abort| (tick, abort))
+        })
+    }
+
+    #[test]
+    fn a_client_that_reads_too_slowly_is_ended_but_not_while_it_sends_its_request() {
+        let (now, activity) = unread(false);
+        assert_eq!(ended_in(&now, &activity, 0), Some((LIMITS.floor_after, Abort::ReaderTooSlow)));
+
+        let (now, activity) = unread(true);
+        activity.await_client(true);
+        assert_eq!(ended_in(&now, &activity, LIMITS.floor_per_tick), None);
+        activity.received_all();
+        activity.await_client(false);
+        assert_eq!(ended_in(&now, &activity, 0), Some((LIMITS.floor_after, Abort::ReaderTooSlow)));
+
+        let (now, activity) = unread(true);
+        activity.await_client(true);
+        let ended = ended_in(&now, &activity, LIMITS.floor_per_tick / 2);
+        assert!(matches!(ended, Some((_, Abort::ReaderTooSlow))), "sending a little is no excuse: {ended:?}");
+    }
 }

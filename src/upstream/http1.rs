@@ -379,6 +379,11 @@ impl Connection {
         self.download.is_end()
     }
 
+    /// Whether nothing is left to send of the request.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.upload.is_none()
+    }
+
     /// What is to come of the body, if its length was told.
     pub(crate) fn missing(&self) -> Option<u64> {
         self.download.missing()

@@ -307,7 +307,7 @@ async fn the_old_version_is_stopped_only_after_its_last_request_and_its_rest() {
 async fn a_deploy_that_fails_changes_nothing_and_leaves_nothing() {
     for (command, code, evidence) in [
         (["exit", ""], "instance_exited", "code 3"),
-        (["deaf", ""], "not_ready", "connect to 127.0.0.1"),
+        (["deaf", ""], "not_ready", "connect to 127."),
         (["sick", ""], "not_ready", "answered 500"),
     ] {
         let bed = Bed::new().await;

@@ -124,6 +124,45 @@ async fn e3_an_early_response_is_passed_on_and_the_guard_waits_for_the_rest_of_t
     plane.shutdown().await;
 }
 
+/// Fixed fault: the request stood still, until the client was ended for reading nothing.
+#[tokio::test]
+async fn e3_a_request_goes_on_while_its_client_reads_nothing_of_the_response() {
+    let (plane, upstream) = (Plane::start(), Upstream::start().await);
+    plane.route("a.test", &upstream);
+    let mut client = plane.connect().await;
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut app = upstream.accept().await;
+    app.head().await;
+    let total = 128 * 1024 * 1024;
+    app.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n")).await;
+    let mut left = total - fill(&mut app).await;
+    let part = "x".repeat(1000);
+    for n in 0..100 {
+        let chunk = format!("3e8\r\n{part}\r\n");
+        client.send(&chunk).await;
+        assert_eq!(app.bytes(chunk.len()).await, chunk.as_bytes(), "{n}");
+    }
+    client.send("0\r\n\r\n").await;
+    assert_eq!(app.until("0\r\n\r\n").await, "0\r\n\r\n");
+    // All of the response is there for whoever reads now.
+    client.head().await;
+    let block = vec![b'x'; 256 * 1024];
+    let send = async {
+        while left > 0 {
+            left -= app.write_some(&block[..left.min(block.len())]).await;
+        }
+    };
+    let read = async {
+        let mut unread = total;
+        while unread > 0 {
+            unread -= client.bytes(unread.min(64 * 1024)).await.len();
+        }
+    };
+    tokio::join!(send, read);
+    plane.settle(|| upstream.target.gate.in_flight().requests == 0).await;
+    plane.shutdown().await;
+}
+
 #[tokio::test]
 async fn e3_a_client_whose_early_response_is_long_over_is_closed_when_it_goes() {
     let (plane, upstream) = (Plane::start(), Upstream::start().await);

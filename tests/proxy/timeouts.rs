@@ -122,6 +122,33 @@ async fn h2_a_request_body_below_the_least_rate_ends_with_408() {
     plane.shutdown().await;
 }
 
+/// Fixed fault: behind an early response a byte now and then held a connection to the app for as long as a client liked.
+#[tokio::test]
+async fn h2_a_request_body_below_the_least_rate_ends_behind_an_early_response_too() {
+    let plane = Plane::with(limit(|limits| {
+        limits.body_floor_after = SHORT;
+        limits.body_floor = 10_000;
+    }));
+    let upstream = Upstream::start().await;
+    plane.route("a.test", &upstream);
+    let mut client = plane.connect().await;
+    client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9000\r\n\r\n").await;
+    let mut app = upstream.accept().await;
+    app.head().await;
+    app.send(OK).await;
+    assert_eq!(status(&client.head().await), 200);
+    let rest = loop {
+        client.send("x").await;
+        if let Ok(rest) = tokio::time::timeout(Duration::from_millis(10), app.rest()).await {
+            break rest;
+        }
+    };
+    assert!(rest.len() < 9000, "it was sent whole");
+    plane.settle(|| upstream.target.gate.in_flight().requests == 0).await;
+    drop(client);
+    plane.shutdown().await;
+}
+
 #[tokio::test]
 async fn h1_an_upstream_that_does_not_answer_ends_with_504_whatever_it_says_before() {
     let plane = Plane::with(limit(|limits| limits.response_head = SHORT));
