@@ -1,9 +1,11 @@
 //! A lockgate of the test's own: a folder, a process, and a client of its admin API.
 
+use std::ops::Range;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockgate::api::{App, Deployment, Instance, List, Operation};
@@ -22,9 +24,9 @@ pub(crate) const HOST: &str = "web.test";
 /// No wait lasts longer. Some wait for the next minute, on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 const FIRST_PORT: u16 = 10_000;
-const PORTS: u16 = 10_000;
-/// More than any test takes.
-const PORTS_APART: u32 = 61;
+/// A process takes so many ports at once.
+const BLOCK: u16 = 50;
+const BLOCKS: u16 = 200;
 
 /// A running `lockgate serve` with one app, `web`.
 pub(crate) struct Lockgate {
@@ -513,19 +515,35 @@ pub(crate) fn kill_where(file: &str, text: &str) {
     }
 }
 
-/// Free now, and given to nobody else in this run. Below what Linux gives to outgoing connections, of which these
-/// tests make thousands, and below what the process runtime gives to instances.
+/// Free now, and given to nobody else as long as this process runs, nor by those that run these tests beside it on this
+/// machine: what listens there may be away for a while, or never come. Below what Linux gives to outgoing connections, of
+/// which these tests make thousands, and below what the process runtime gives to instances.
 pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Tests that run beside each other in processes of their own have neighbouring ids: their ports must not be neighbours,
-    // or two of them find the same one free.
-    let begin = u16::try_from(std::process::id().wrapping_mul(PORTS_APART) % u32::from(PORTS)).unwrap();
+    /// What is left of the last block, and what keeps all blocks of this process from others.
+    static OWN: Mutex<(Range<u16>, Vec<UnixListener>)> = Mutex::new((0..0, Vec::new()));
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut own = OWN.lock().unwrap();
     loop {
-        let port = FIRST_PORT + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if let Some(port) = own.0.find(is_free) {
             return port;
         }
+        let (ports, kept) = block_of_ports();
+        own.0 = ports;
+        own.1.push(kept);
     }
+}
+
+/// A block that no process has, and what keeps it: a socket's name, which goes with the process however that ends, and is
+/// known where the ports are.
+fn block_of_ports() -> (Range<u16>, UnixListener) {
+    let begin = u16::try_from(std::process::id() % u32::from(BLOCKS)).unwrap();
+    let take = |nth: u16| {
+        let block = (begin + nth) % BLOCKS;
+        let name = SocketAddr::from_abstract_name(format!("lockgate-test-ports-{block}")).unwrap();
+        let first = FIRST_PORT + block * BLOCK;
+        Some((first..first + BLOCK, UnixListener::bind_addr(&name).ok()?))
+    };
+    (0..BLOCKS).find_map(take).expect("all ports are taken")
 }
 
 /// As editors do it: at no moment is the file half written, which is watched.
