@@ -80,7 +80,8 @@ impl Engine {
     /// The starts and ends of containers of an installation, in their order, as far back as the engine remembers.
     pub(crate) fn starts_and_ends(&self, lockgate: &str) -> Vec<String> {
         let now = lockgate::clock::Timestamp::now().as_second();
-        let (since, until) = ((now - 600).to_string(), now.to_string());
+        // Until the next second: this one's are told as well, when it has passed.
+        let (since, until) = ((now - 600).to_string(), (now + 1).to_string());
         let filter = format!("label=lockgate.id={lockgate}");
         let of_containers = ["events", "--since", &since, "--until", &until, "--format", "{{.Action}}"];
         let filters = ["--filter", "event=start", "--filter", "event=die", "--filter", &filter];
