@@ -4,7 +4,7 @@
 #[path = "tls/ca.rs"]
 mod ca;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -138,7 +138,9 @@ async fn instances_that_share_a_record_file_count_a_submission_together() {
 
 #[tokio::test]
 async fn stopping_lets_the_request_in_flight_finish_and_tells_a_websocket_to_go() {
-    let mut app = start(version("v1")).await;
+    // An address of its own, so that nobody else listens where it did: another test may get its port.
+    let host = Ipv4Addr::new(127, 0, 0, 77).into();
+    let mut app = start(SampleOptions { host, ..version("v1") }).await;
     let mut tasks = JoinSet::new();
     let stream = TcpStream::connect(app.address).await.unwrap();
     let (mut socket, _) =
