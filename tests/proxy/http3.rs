@@ -23,7 +23,7 @@ use crate::support_http3::{
     bed_to_upstream, bed_with, closed, config, connect, endpoint, fields as block, frame, get, head, number,
     of_tls, post,
 };
-use crate::tls::{Bed, served};
+use crate::tls::{Bed, own_address, served};
 
 /// More than all windows and buffers on the way together.
 const LARGE: usize = 8 * 1024 * 1024;
@@ -608,7 +608,7 @@ async fn h3_connections_of_all_workers_are_served_each_by_its_own() {
     let certs = Certs::new(&[HTTP_11]).unwrap();
     let ca = Ca::new();
     let tls = TlsSettings {
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        listen: vec![own_address()],
         proxy_protocol: None,
         certs: Arc::clone(&certs),
         port: 443,

@@ -1,7 +1,9 @@
 //! TLS: whose certificate a name gets, what a handshake costs others, and which requests may come over which
 //! connection.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use lockgate::certs::{CertTable, Certificate, Certs, ClientCa, Clients, HTTP_2, HTTP_11, Served};
@@ -62,6 +64,9 @@ impl Bed {
             alt_svc: None,
         };
         change(&mut tls);
+        if tls.http3 {
+            tls.listen = vec![own_address()];
+        }
         let plane = Plane::with(|settings| {
             settings.tls = Some(tls);
             change_all(settings);
@@ -142,6 +147,14 @@ impl Secure {
     fn shown(&self) -> Vec<u8> {
         self.session().peer_certificates().unwrap()[0].to_vec()
     }
+}
+
+/// A loopback address that no other plane has. QUIC's sockets outlive those of TCP while a plane ends: on an address that they
+/// share another one could be given the port, and half of its clients would come to the one that ends.
+pub(crate) fn own_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0x0100);
+    let [third, fourth] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    ([127, 0, third, fourth], 0).into()
 }
 
 pub(crate) fn served(leaf: &Leaf) -> Served {
