@@ -177,7 +177,7 @@ fn a_request_on_a_kept_connection_takes_one_read_and_one_write_on_each_side() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (mut traced, address) = serve_under_strace(folder.path(), upstream(), &["-c"]);
+    let (mut traced, address) = serve_under_strace(folder.path(), "127.0.0.6:0", upstream(), &["-c"]);
     let mut client = connect(address);
     (0..REQUESTS).for_each(|_| ask(&mut client, KEPT));
     stop(&mut traced);
@@ -198,7 +198,8 @@ fn a_response_that_its_connection_ends_with_goes_in_one_segment_with_the_end() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (mut traced, address) = serve_under_strace(folder.path(), upstream(), &["-e", "trace=sendto"]);
+    let what = ["-e", "trace=sendto"];
+    let (mut traced, address) = serve_under_strace(folder.path(), "127.0.0.7:0", upstream(), &what);
     let mut client = connect(address);
     (0..10).for_each(|_| ask(&mut client, KEPT));
     (0..10).for_each(|_| ask(&mut TcpStream::connect(address).unwrap(), CLOSING));
@@ -209,10 +210,10 @@ fn a_response_that_its_connection_ends_with_goes_in_one_segment_with_the_end() {
     assert!((10..=12).contains(&held_back), "{held_back} of 10, and none that a request may follow: {told}");
 }
 
-/// A whole Lockgate with one worker, whose system calls strace tells of in the file `calls`.
-fn serve_under_strace(folder: &Path, upstream: SocketAddr, what: &[&str]) -> (Child, SocketAddr) {
-    // Of an address at which nobody else asks for ports meanwhile.
-    let address = TcpListener::bind("127.0.0.7:0").unwrap().local_addr().unwrap();
+/// A whole Lockgate with one worker, whose system calls strace tells of in the file `calls`. It is given a port of `own`, an
+/// address at which nobody else asks for ports meanwhile.
+fn serve_under_strace(folder: &Path, own: &str, upstream: SocketAddr, what: &[&str]) -> (Child, SocketAddr) {
+    let address = TcpListener::bind(own).unwrap().local_addr().unwrap();
     let config = serde_json::json!({
         "listeners": { "http": { "address": address } },
         "admin": { "socket": folder.join("admin.sock") },
