@@ -64,6 +64,8 @@ async fn at_its_times_all_that_serves_stops_and_runs_again_and_requests_wake_it_
         at("15,45 * * * *", HoursState::Running),
     ])
     .await;
+    // So that the next of its times is far away while they are deployed.
+    bed.leap_to_quarter();
     bed.is_seen().await;
     let (live, _) = bed.deploy(&["serve", "1"]).await;
     let preview = bed.preview_for_long().await;
