@@ -239,7 +239,8 @@ async fn who_speaks_no_tls_gets_no_request() {
     let answer = client.head().await;
     assert_eq!((status(&answer), field(&answer, "lockgate-reason")), (502, Some("upstream_tls_failed")));
     let rest = app.rest().await;
-    assert!(!rest.contains("GET") && !rest.contains("HTTP/1.1"), "{rest:?}");
+    // More than three letters, which the keys of a handshake have by chance.
+    assert!(!rest.contains("GET / ") && !rest.contains("HTTP/1.1"), "{rest:?}");
     plane.shutdown().await;
 }
 
