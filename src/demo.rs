@@ -5,6 +5,7 @@
 
 pub mod image;
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,8 +71,11 @@ struct Stage {
 /// # Errors
 /// What did not work, or that something was spilled.
 pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
-    let folder = std::env::temp_dir().join(format!("lockgate-demo-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // Never one that is there: it may be somebody else's, or left by a demo that was killed.
+    let random = getrandom::u32().context("no random number")?;
+    let folder = std::env::temp_dir().join(format!("lockgate-demo-{random:08x}"));
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&folder);
+    made.with_context(|| format!("cannot make {}", folder.display()))?;
     let stage = Stage::open(&folder, &args).await?;
     let shown = show(&stage, &args).await;
     if shown.is_ok() && !args.once {

@@ -40,6 +40,7 @@ use crate::store::{Store, StoreError};
 
 use crate::telemetry::ControlStats;
 use reload::Reloader;
+use sources::Sources;
 
 /// How long requests in flight may go on when the process ends.
 const GRACE: Duration = Duration::from_secs(30);
@@ -64,6 +65,23 @@ pub struct Running {
     mutations: TaskTracker,
     admin_address: Option<SocketAddr>,
     hangups: mpsc::Sender<()>,
+}
+
+/// The file of the configuration.
+#[derive(Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+    /// What it is made of, as it was.
+    seen: Sources,
+}
+
+impl ConfigFile {
+    /// The file at `path` as it is now: asked before it is loaded.
+    #[must_use]
+    pub fn seen(path: &Path) -> Self {
+        let seen = Sources::read(crate::config::sources(path), SystemClock.wall());
+        Self { path: path.to_owned(), seen }
+    }
 }
 
 /// Why lockgate does not run.
@@ -93,12 +111,13 @@ pub enum ServeError {
 /// Why it did not start.
 pub async fn run(config_path: &Path) -> Result<(), ServeError> {
     log_to_stderr();
+    let file = ConfigFile::seen(config_path);
     let config =
         crate::config::load(config_path, &|name| std::env::var(name).ok()).map_err(ServeError::Config)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
-    let running = start(config, Some(config_path.to_owned()), false).await?;
+    let running = start(config, Some(file), false).await?;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -121,14 +140,14 @@ pub async fn run(config_path: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Starts all parts. With `config_path` the file is watched; with `debug_generation` upstreams are told the generation
+/// Starts all parts. With `file` it is watched; with `debug_generation` upstreams are told the generation
 /// of the route table.
 ///
 /// # Errors
 /// Why it did not start; nothing goes on running then.
 pub async fn start(
     config: Config,
-    config_path: Option<PathBuf>,
+    file: Option<ConfigFile>,
     debug_generation: bool,
 ) -> Result<Running, ServeError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -174,6 +193,7 @@ pub async fn start(
         failures: admin::Failures::default(),
         mutations: TaskTracker::new(),
     });
+    let (config_path, seen) = file.map(|file| (file.path, file.seen)).unzip();
     let reloader = Reloader::new(
         config.clone(),
         config_path,
@@ -186,7 +206,7 @@ pub async fn start(
     // Whoever is answered finds the apps of the configuration.
     front.open(Arc::clone(&admin));
     let (hangups, hung_up) = mpsc::channel(1);
-    tasks.spawn(reloader.keep(requests, hung_up, stop.clone()));
+    tasks.spawn(reloader.keep(seen, requests, hung_up, stop.clone()));
     tasks.spawn(keeper.keep(stop.clone()));
     let mut exporter = JoinSet::new();
     exporter.spawn(spans.keep(stop.clone()));

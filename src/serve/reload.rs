@@ -1,6 +1,9 @@
 //! Applying the configuration: at the start, and again on a signal, on a change of the file, and by the API.
 //!
 //! One task does it, so that two reloads never mix. A file that is not valid changes nothing.
+//!
+//! The files are looked at before they are loaded, and followed before that: what becomes of them meanwhile is told, and is
+//! another text than the one that was seen. So no change is lost, and at worst one is applied twice.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -67,30 +70,36 @@ impl Reloader {
         self.put_apps(&self.current).await.map(|()| self.count_reload())
     }
 
-    /// Reloads when asked to, by a signal too, and when one of the files changes, until `stop`.
+    /// Reloads when asked to, by a signal too, and when one of the files changes, until `stop`. `seen` are the files as they
+    /// were before they were loaded.
     pub(super) async fn keep(
         mut self,
+        mut seen: Option<Sources>,
         mut requests: mpsc::Receiver<ReloadRequest>,
         mut hangups: mpsc::Receiver<()>,
         stop: CancellationToken,
     ) {
         let (changed, mut changes) = mpsc::channel(1);
+        // Nobody told of what was done to them so far; there is room for it.
+        let _told = changed.try_send(());
         let mut watch = self.path.as_ref().and_then(|_| Watch::new(changed));
-        let mut seen = self.look(watch.as_mut());
+        seen = self.follow(seen, watch.as_mut());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 request = requests.recv() => {
                     let Some(request) = request else { break };
-                    let answer = self.reload().await;
                     seen = self.look(watch.as_mut());
+                    let answer = self.reload().await;
+                    seen = self.follow(seen, watch.as_mut());
                     if request.send(answer).is_err() {
                         info!("nobody waits for the answer to the reload");
                     }
                 }
                 Some(()) = hangups.recv() => {
-                    self.reload_for("signal").await;
                     seen = self.look(watch.as_mut());
+                    self.reload_for("signal").await;
+                    seen = self.follow(seen, watch.as_mut());
                 }
                 Some(()) = changes.recv() => {
                     tokio::time::sleep(QUIET).await;
@@ -104,6 +113,7 @@ impl Reloader {
                     seen = now;
                     if !is_same {
                         self.reload_for("watch").await;
+                        seen = self.follow(seen, watch.as_mut());
                     }
                 }
             }
@@ -189,17 +199,23 @@ impl Reloader {
         self.engine.put_apps(&apps).await.map_err(|denied| chain(&denied))
     }
 
-    /// Reads the files that the configuration is made of. From now on these are watched.
+    /// Reads the files that the configuration is made of. From just before on these are watched.
     fn look(&self, watch: Option<&mut Watch>) -> Option<Sources> {
-        let mut sources = crate::config::sources(self.path.as_deref()?);
+        self.follow(None, watch)
+    }
+
+    /// Watches the files that the configuration is made of by now, of which `seen` are known.
+    fn follow(&self, seen: Option<Sources>, watch: Option<&mut Watch>) -> Option<Sources> {
+        let mut files = crate::config::sources(self.path.as_deref()?);
         // Where their paths are filled in, these alone say them.
-        sources.extend(self.current.tls.files.iter().cloned());
-        sources.sort();
-        sources.dedup();
+        files.extend(self.current.tls.files.iter().cloned());
+        files.sort();
+        files.dedup();
         if let Some(watch) = watch {
-            watch.follow(&sources);
+            watch.follow(&files);
         }
-        Some(Sources::read(sources, SystemClock.wall()))
+        let seen = seen.unwrap_or_else(|| Sources::read(Vec::new(), SystemClock.wall()));
+        Some(seen.of(files))
     }
 }
 

@@ -13,11 +13,19 @@ const COARSEST: Duration = Duration::from_secs(2);
 /// The files as they were.
 #[derive(Debug)]
 pub(super) struct Sources {
-    files: Vec<(PathBuf, Option<Marks>)>,
-    /// All of their texts.
-    said: blake3::Hash,
-    /// When they were read.
+    files: Vec<Known>,
+    /// When the first of them was read.
     at: Timestamp,
+}
+
+/// One file as it was.
+#[derive(Debug)]
+struct Known {
+    path: PathBuf,
+    /// `None` if it was not there.
+    marks: Option<Marks>,
+    /// Its text.
+    said: blake3::Hash,
 }
 
 /// What changes with a file's text, and with what is put in its place, behind links as well.
@@ -32,33 +40,44 @@ struct Marks {
 
 impl Sources {
     pub(super) fn read(files: Vec<PathBuf>, now: Timestamp) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        // The marks first: what changes in between has others than these.
-        let marked = |file: PathBuf| {
-            let marks = Marks::of(&file);
-            (file, marks)
+        Self { files: files.into_iter().map(Known::read).collect(), at: now }
+    }
+
+    /// The same of `files`: what is known of one stays as it is, and the others are read.
+    pub(super) fn of(mut self, files: Vec<PathBuf>) -> Self {
+        let known = |path: PathBuf| {
+            let at = self.files.iter().position(|known| known.path == path);
+            at.map(|at| self.files.swap_remove(at)).unwrap_or_else(|| Known::read(path))
         };
-        let files: Vec<_> = files.into_iter().map(marked).collect();
-        for (file, _) in &files {
-            // Missing and empty are told apart; and one that is too large is refused by the reload.
-            let text = crate::config::read_source(file);
-            let length = text.as_ref().map_or(0, |text| text.len() + 1);
-            hasher.update(format!("{} {length}\0", file.display()).as_bytes());
-            hasher.update(text.unwrap_or_default().as_bytes());
-        }
-        Self { files, said: hasher.finalize(), at: now }
+        Self { files: files.into_iter().map(known).collect(), at: self.at }
     }
 
     /// Whether both say the same: a change of their times alone is none.
     pub(super) fn says_the_same_as(&self, other: &Self) -> bool {
-        self.said == other.said
+        let texts = |sources: &Self| -> Vec<_> {
+            sources.files.iter().map(|known| (known.path.clone(), known.said)).collect()
+        };
+        texts(self) == texts(other)
     }
 
     /// `false` if nothing was done to them: so nobody has to read, nor to look for what they name.
     pub(super) fn may_have_changed(&self) -> bool {
-        self.files.iter().any(|(file, marks)| {
-            Marks::of(file) != *marks || marks.is_some_and(|marks| marks.are_too_new(self.at))
+        self.files.iter().any(|Known { path, marks, .. }| {
+            Marks::of(path) != *marks || marks.is_some_and(|marks| marks.are_too_new(self.at))
         })
+    }
+}
+
+impl Known {
+    fn read(path: PathBuf) -> Self {
+        // The marks first: what changes in between has others than these.
+        let marks = Marks::of(&path);
+        // Missing and empty are told apart; and one that is too large is refused by the reload.
+        let said = match crate::config::read_source(&path) {
+            Some(text) => blake3::hash(format!("+{text}").as_bytes()),
+            None => blake3::hash(b""),
+        };
+        Self { path, marks, said }
     }
 }
 

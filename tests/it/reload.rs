@@ -45,6 +45,21 @@ async fn a_hangup_and_a_change_of_the_file_reload_and_are_written_down() {
     lockgate.reloaded("watch", 200).await;
 }
 
+/// Fixed fault: what was changed after a reload had read the file, and before it looked at it again, was never applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_during_a_reload_is_applied() {
+    let lockgate = Lockgate::start("").await;
+    lockgate.deploy("one").await.unwrap();
+    let good = std::fs::read_to_string(lockgate.config()).unwrap();
+    for later in 0..10 {
+        lockgate.signal(Signal::HUP);
+        tokio::time::sleep(Duration::from_millis(2 * later)).await;
+        let host = format!("later-{later}.web.test");
+        replace(&lockgate.config(), &good.replace("www.web.test", &host));
+        eventually(&format!("{host} is served"), async || lockgate.version(&host).await.is_ok()).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_the_configuration_names_is_watched_as_well() {
     let elsewhere = tempfile::tempdir().unwrap();

@@ -95,6 +95,10 @@ async fn a_first_start_serves_static_services_while_the_engine_hangs() {
     let told = lockgate.client.get::<lockgate::api::Status>("/v1/status").await.unwrap_err().to_string();
     assert!(told.contains("just been started"), "{told}");
     assert_eq!(engine.given_up.load(Ordering::SeqCst), 0, "it waited for the engine before it served");
+    // Fixed fault: what was changed before the control plane had started was never applied.
+    lockgate.change_config(|config| config["services"]["legacy"]["hosts"] = json!(["new.test"]));
     // It gives the engine up in the end, and runs processes.
     lockgate.ready().await;
+    eventually("the change is applied", async || lockgate.version("new.test").await.as_deref() == Ok("static"))
+        .await;
 }

@@ -82,6 +82,20 @@ async fn what_the_first_process_leaves_behind_ends_with_it() {
     eventually("its child ends", async || (!runs(&child)).then_some(())).await;
 }
 
+/// Fixed fault: it was taken for ended, and for as long as its threads were being ended its exit was lost.
+#[tokio::test]
+async fn a_process_whose_first_thread_has_ended_runs_as_long_as_another_does() {
+    let world = world().await;
+    let (spec, instance) = world.started("leave-first-thread").await;
+    eventually("its first thread ends", async || (!runs(&instance.handle)).then_some(())).await;
+    let found = world.runtime().inspect(&spec.id).await.unwrap().unwrap();
+    assert!(found.is_running(), "{found:?}");
+    assert_eq!(get(&found, "/").await, "hello");
+    Command::new("kill").args(["-KILL", &instance.handle]).status().unwrap();
+    let exit = Exit { code: Some(137), ..Exit::default() };
+    assert_eq!(world.ended(&spec.id).await, InstanceState::Exited(exit));
+}
+
 #[tokio::test]
 async fn children_of_a_first_process_that_crashes_end_too() {
     let world = world().await;

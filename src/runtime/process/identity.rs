@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -76,8 +77,12 @@ impl Handle {
         }
     }
 
-    /// Whether it runs no more: gone, or a zombie.
+    /// Whether it runs no more. The state of a process is that of its first thread, which may have ended while others run,
+    /// or are being ended: where there is a pidfd that is asked, as all wait for it.
     pub(super) fn has_ended(&self) -> bool {
+        if let Some(has_ended) = self.fd.as_ref().and_then(|fd| is_readable(fd.as_fd())) {
+            return has_ended;
+        }
         stat(self.identity.pid).is_none_or(|stat| stat.zombie || stat.started != self.identity.started)
     }
 
@@ -113,6 +118,13 @@ impl Handle {
 )]
 fn readable(fd: BorrowedFd<'_>) -> Option<AsyncFd<BorrowedFd<'_>>> {
     AsyncFd::with_interest(fd, Interest::READABLE).ok()
+}
+
+/// The same at this moment; `None` if it cannot be said.
+fn is_readable(fd: BorrowedFd<'_>) -> Option<bool> {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut polled, Some(&at_once)).ok().map(|ready| ready > 0)
 }
 
 /// What the kernel says of the process that has `pid` now.

@@ -7,7 +7,7 @@
 //! 4. The first process is reaped only after the others of its group were killed: until then the group's
 //!    number cannot be another's.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,6 +21,7 @@ use super::cgroup::Cgroups;
 use super::command::Program;
 use super::identity::{Handle, Identity};
 use super::members::Mark;
+use super::port::Hold;
 use super::record::{Life, Place, Record, private};
 use super::volumes::Volumes;
 use super::{members, output, port, spawn};
@@ -42,8 +43,8 @@ pub(super) struct Instances {
     volumes: Volumes,
     lockgate: LockgateId,
     clock: Arc<dyn Clock>,
-    /// Held by whoever reads and then changes what is on disk.
-    changing: Mutex<()>,
+    /// Held by whoever reads and then changes what is on disk. In it what keeps the instances' ports from others.
+    changing: Mutex<HashMap<InstanceId, Hold>>,
     cgroups: Cgroups,
     ended: broadcast::Sender<InstanceId>,
 }
@@ -77,7 +78,11 @@ impl Instances {
         private().create(&root)?;
         let (ended, _) = broadcast::channel(HINTS);
         let cgroups = Cgroups::find(lockgate);
-        Ok(Self { root, volumes, lockgate, clock, changing: Mutex::new(()), cgroups, ended })
+        let instances = Self { root, volumes, lockgate, clock, changing: Mutex::default(), cgroups, ended };
+        for record in instances.records() {
+            instances.change().extend(port::hold(record.port).map(|hold| (record.id, hold)));
+        }
+        Ok(instances)
     }
 
     /// How far they are held to their limits.
@@ -115,7 +120,7 @@ impl Instances {
             |cause: io::Error| RuntimeError::Refused { action, instance: spec.id, detail: cause.to_string() };
         spec.check()?;
         let program = Program::find(&spec.command, spec.directory.as_deref())?;
-        let _changing = self.change();
+        let mut changing = self.change();
         let known = self.look(spec.id).map_err(cannot)?;
         let port = match (known, again) {
             (None, Again::Yes) => return Err(RuntimeError::NotFound { instance: spec.id }),
@@ -136,11 +141,13 @@ impl Instances {
             tracing::warn!(instance = %spec.id, program = %program.path.display(), "program changed since the deploy");
         }
         let place = Place::of(&self.root, spec.id);
-        let port = port.map_or_else(|| port::choose(&self.kept_ports()), Ok).map_err(cannot)?;
+        let hold = port.and_then(|port| Some((port, changing.remove(&spec.id).or_else(|| port::hold(port))?)));
+        let (port, hold) = hold.map_or_else(|| port::choose(&self.kept_ports()), Ok).map_err(cannot)?;
         let record = Record::new(self.lockgate, spec, port);
         let written =
             place.create().and_then(|()| place.forget_life()).and_then(|()| place.write_record(&record));
         written.map_err(cannot)?;
+        changing.insert(spec.id, hold);
         fault::at("runtime.process.recorded").map_err(io::Error::other).map_err(cannot)?;
         let volumes = self.volumes.ensure(spec).map_err(cannot)?;
         let has_group = self.cgroups.create(spec.id, &spec.resources);
@@ -150,6 +157,7 @@ impl Instances {
             self.cgroups.sweep();
             if again == Again::No {
                 place.remove().map_err(cannot)?;
+                changing.remove(&spec.id);
             }
         }
         let pid = spawned.map_err(|cause| RuntimeError::Command {
@@ -172,17 +180,18 @@ impl Instances {
     /// Removes all of it; refused while it runs.
     pub(super) fn remove(&self, instance: InstanceId) -> Result<(), RuntimeError> {
         let cannot = |detail: String| RuntimeError::Refused { action: "remove", instance, detail };
-        let _changing = self.change();
+        let mut changing = self.change();
         let place = Place::of(&self.root, instance);
         if let Ok(Some(Found { now: Now::Runs(_), .. })) = self.look(instance) {
             return Err(cannot("it runs: stop it first".to_owned()));
         }
-        if !place.exists() {
-            return Ok(());
+        if place.exists() {
+            self.kill_members(instance, None);
+            self.cgroups.sweep();
+            place.remove().map_err(|cause| cannot(cause.to_string()))?;
         }
-        self.kill_members(instance, None);
-        self.cgroups.sweep();
-        place.remove().map_err(|cause| cannot(cause.to_string()))
+        changing.remove(&instance);
+        Ok(())
     }
 
     /// Removes volumes; refused while an instance is there that they may be of.
@@ -346,9 +355,13 @@ impl Instances {
     }
 
     fn kept_ports(&self) -> HashSet<u16> {
-        let records = self.ids().unwrap_or_default();
-        let records = records.into_iter().filter_map(|id| Place::of(&self.root, id).record().ok()?);
-        records.map(|record| record.port).collect()
+        self.records().map(|record| record.port).collect()
+    }
+
+    /// All that can be read.
+    fn records(&self) -> impl Iterator<Item = Record> {
+        let ids = self.ids().unwrap_or_default();
+        ids.into_iter().filter_map(|id| Place::of(&self.root, id).record().ok()?)
     }
 
     fn ids(&self) -> io::Result<Vec<InstanceId>> {
@@ -360,7 +373,7 @@ impl Instances {
         Ok(ids)
     }
 
-    fn change(&self) -> MutexGuard<'_, ()> {
+    fn change(&self) -> MutexGuard<'_, HashMap<InstanceId, Hold>> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
