@@ -57,10 +57,15 @@ impl Bed {
 
     async fn start(life_seconds: u64, challenges: &[&str], change: impl FnOnce(&mut Value)) -> Self {
         let mut bed = Self::prepare(life_seconds, challenges, change);
-        bed.pebble.spawn(&[]).await;
-        bed.lockgate.spawn("").await;
-        bed.lockgate.deploy("one").await.unwrap();
+        bed.spawn().await;
         bed
+    }
+
+    /// Both, and the first version of the app.
+    async fn spawn(&mut self) {
+        self.pebble.spawn(&[]).await;
+        self.lockgate.spawn("").await;
+        self.lockgate.deploy("one").await.unwrap();
     }
 
     /// What a client gets that believes pebble alone.
@@ -151,9 +156,7 @@ async fn a_zone_for_previews_gets_one_certificate_by_dns_and_its_records_are_tak
     let (hook, written) = bed.pebble.dns_hook();
     bed.lockgate.change_config(|config| config["tls"]["acme"]["dns_hook"] = json!([hook]));
     told.replace(written);
-    bed.pebble.spawn(&[]).await;
-    bed.lockgate.spawn("").await;
-    bed.lockgate.deploy("one").await.unwrap();
+    bed.spawn().await;
     bed.serves(HOST).await;
     bed.serves("pr-1.previews.test").await;
     assert!(bed.certificate("pr-1.previews.test").is_none(), "the zone's is for it");

@@ -20,9 +20,7 @@ async fn an_external_account_that_is_wanted_is_told_of_and_its_key_gets_certific
         config["tls"]["acme"]["retry_after"] = json!("1h");
     });
     bed.pebble.want_external_account("kid-1", KEY);
-    bed.pebble.spawn(&[]).await;
-    bed.lockgate.spawn("").await;
-    bed.lockgate.deploy("one").await.unwrap();
+    bed.spawn().await;
     let told = async |cause: &str| {
         let found = bed.finding(FindingKind::AcmeAway).await;
         found.is_some_and(|found| found.cause.contains(cause) && found.remedy.contains("tls.acme.eab"))

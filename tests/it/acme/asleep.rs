@@ -17,9 +17,7 @@ impl Bed {
             config["apps"]["web"]["idle_after"] = json!("1s");
             config["tls"]["acme"]["directory"] = json!(null);
         });
-        bed.pebble.spawn(&[]).await;
-        bed.lockgate.spawn("").await;
-        bed.lockgate.deploy("one").await.unwrap();
+        bed.spawn().await;
         bed
     }
 

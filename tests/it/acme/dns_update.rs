@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use lockgate::deploy::FindingKind;
 use serde_json::{Value, json};
 
-use super::named::{FOREIGN, Named, OTHER_SECRET, OWNER, SECRET, is_there};
+use super::named::{self, FOREIGN, Named, OTHER_SECRET, OWNER, SECRET};
 use super::pebble::{self, files};
 use super::{Bed, LONG};
 use crate::support::eventually;
@@ -32,24 +32,25 @@ impl Bed {
     }
 }
 
+fn are_there(test: &str) -> bool {
+    pebble::is_there(test) && named::is_there(test)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zone_and_its_apex_are_proved_by_updates_that_touch_no_other_record() {
     let test = "a_zone_and_its_apex_are_proved_by_updates_that_touch_no_other_record";
-    if !pebble::is_there(test) || !is_there(test) {
+    if !are_there(test) {
         return;
     }
     for (algorithm, zone) in
         [("hmac-sha256", json!("test")), ("hmac-sha384", json!(null)), ("hmac-sha512", json!(null))]
     {
-        let mut named = Named::prepare();
-        named.spawn().await;
+        let named = Named::start().await;
         let mut update = named.update(algorithm);
         update["algorithm"] = json!(algorithm);
         update["zone"] = zone;
         let mut bed = Bed::with_updates(&named, &[APEX, PREVIEW], &update);
-        bed.pebble.spawn(&[]).await;
-        bed.lockgate.spawn("").await;
-        bed.lockgate.deploy("one").await.unwrap();
+        bed.spawn().await;
         bed.serves(APEX).await;
         bed.serves(PREVIEW).await;
         assert!(bed.certificate(PREVIEW).is_none(), "the zone's is for it");
@@ -66,11 +67,10 @@ async fn a_zone_and_its_apex_are_proved_by_updates_that_touch_no_other_record() 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_updates_from_being_made_is_told_with_its_key_and_without_the_secret() {
     let test = "what_keeps_updates_from_being_made_is_told_with_its_key_and_without_the_secret";
-    if !pebble::is_there(test) || !is_there(test) {
+    if !are_there(test) {
         return;
     }
-    let mut named = Named::prepare();
-    named.spawn().await;
+    let named = Named::start().await;
     let good = named.update("hmac-sha256");
     let with = |key: &str, value: &str| {
         let mut update = good.clone();
@@ -78,9 +78,7 @@ async fn what_keeps_updates_from_being_made_is_told_with_its_key_and_without_the
         update
     };
     let mut bed = Bed::with_updates(&named, &[PREVIEW], &good);
-    bed.pebble.spawn(&[]).await;
-    bed.lockgate.spawn("").await;
-    bed.lockgate.deploy("one").await.unwrap();
+    bed.spawn().await;
     bed.serves(PREVIEW).await;
     let issued = bed.certificate("_.previews.test");
     let nowhere = format!("127.0.0.1:{}", crate::support::free_port());
@@ -131,11 +129,10 @@ async fn what_keeps_updates_from_being_made_is_told_with_its_key_and_without_the
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_a_crash_left_is_taken_back_at_the_next_start() {
     let test = "a_record_that_a_crash_left_is_taken_back_at_the_next_start";
-    if !pebble::is_there(test) || !is_there(test) {
+    if !are_there(test) {
         return;
     }
-    let mut named = Named::prepare();
-    named.spawn().await;
+    let named = Named::start().await;
     let mut bed = Bed::with_updates(&named, &["web.test"], &named.update("hmac-sha256"));
     // It waits with the record set, and after the start that is to take it back nothing is ordered.
     bed.lockgate.change_config(|config| {
@@ -143,9 +140,7 @@ async fn a_record_that_a_crash_left_is_taken_back_at_the_next_start() {
         config["tls"]["acme"]["retry_after"] = json!("1h");
         config["tls"]["acme"]["preview_zone"] = json!(null);
     });
-    bed.pebble.spawn(&[]).await;
-    bed.lockgate.spawn("").await;
-    bed.lockgate.deploy("one").await.unwrap();
+    bed.spawn().await;
     let records = || named.records("_acme-challenge.web.test");
     eventually("the record is set", async || records().len() == 1).await;
     bed.lockgate.kill();
@@ -157,20 +152,17 @@ async fn a_record_that_a_crash_left_is_taken_back_at_the_next_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_could_not_be_taken_back_is_before_the_next_order() {
     let test = "a_record_that_could_not_be_taken_back_is_before_the_next_order";
-    if !pebble::is_there(test) || !is_there(test) {
+    if !are_there(test) {
         return;
     }
-    let mut named = Named::prepare();
-    named.spawn().await;
+    let mut named = Named::start().await;
     let mut bed = Bed::with_updates(&named, &["web.test"], &named.update("hmac-sha256"));
     // The server goes while this is waited for.
     bed.lockgate.change_config(|config| {
         config["tls"]["acme"]["dns_propagation"] = json!("15s");
         config["tls"]["acme"]["preview_zone"] = json!(null);
     });
-    bed.pebble.spawn(&[]).await;
-    bed.lockgate.spawn("").await;
-    bed.lockgate.deploy("one").await.unwrap();
+    bed.spawn().await;
     let records = |named: &Named| named.records("_acme-challenge.web.test");
     eventually("the record is set", async || records(&named).len() == 1).await;
     let left = records(&named);

@@ -38,7 +38,7 @@ pub(crate) fn is_there(test: &str) -> bool {
 
 impl Named {
     /// Its keys are named by what they are: `hmac-sha256`, `hmac-sha384`, `hmac-sha512`, and `stranger`, which may nothing.
-    pub(crate) fn prepare() -> Self {
+    fn prepare() -> Self {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         let place = folder.path().display();
         let key = |name: &str, algorithm: &str| {
@@ -67,6 +67,13 @@ controls {{ }};
         std::fs::write(folder.path().join("named.conf"), config).unwrap();
         std::fs::write(folder.path().join("zone"), zone).unwrap();
         Self { folder, port, child: None }
+    }
+
+    /// One that answers.
+    pub(crate) async fn start() -> Self {
+        let mut named = Self::prepare();
+        named.spawn().await;
+        named
     }
 
     pub(crate) async fn spawn(&mut self) {

@@ -53,9 +53,7 @@ impl Bed {
         let front = Front::open(&bed.pebble, script).await;
         let directory = front.directory();
         bed.lockgate.change_config(|config| config["tls"]["acme"]["directory"] = json!(directory));
-        bed.pebble.spawn(&[]).await;
-        bed.lockgate.spawn("").await;
-        bed.lockgate.deploy("one").await.unwrap();
+        bed.spawn().await;
         (bed, front)
     }
 }
