@@ -23,6 +23,15 @@ fn parse_plain(text: &str) -> Result<Config, Diagnostics> {
     parse(text, "lockgate.yaml", &no_env)
 }
 
+/// Why `text` is refused: for something at `path`, in words that hold `told`.
+#[track_caller]
+fn refused(text: &str, path: &str, told: &str) -> Diagnostics {
+    let refused = parse_plain(text).expect_err(text);
+    let is_told = refused.0.iter().any(|one| one.path == path && one.message.contains(told));
+    assert!(is_told, "{path} {told:?}: {refused}\n{text}");
+    refused
+}
+
 /// A certificate of that name, good until the beginning of `year`, and its key.
 fn pem(name: &str, year: i32) -> (String, String) {
     let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();

@@ -29,9 +29,7 @@ fn connections_with_a_proxy_header_come_from_where_it_is_written() {
         ),
         ("limits: { proxy_header: 0s }", "limits.proxy_header", "is not positive"),
     ] {
-        let refused = parse_plain(text).unwrap_err();
-        let is_told = refused.0.iter().any(|one| one.path == path && one.message.contains(told));
-        assert!(is_told, "{text}: {refused}");
+        refused(text, path, told);
     }
 }
 

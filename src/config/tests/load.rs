@@ -3,6 +3,11 @@
 use super::*;
 use crate::settings::{BalanceSettings, Delay, FieldName, HashKey, QueueSettings};
 
+#[track_caller]
+fn at_path<'a>(refused: &'a Diagnostics, path: &str) -> &'a Diagnostic {
+    refused.0.iter().find(|one| one.path == path).unwrap_or_else(|| panic!("{path}: {refused}"))
+}
+
 #[test]
 fn how_requests_are_spread_is_read_for_apps_and_services_and_refused_with_its_place() {
     let text = |balance: &str| {
@@ -36,8 +41,7 @@ fn how_requests_are_spread_is_read_for_apps_and_services_and_refused_with_its_pl
         let refused = parse_plain(&text(written)).unwrap_err();
         for section in ["apps.web", "services.s"] {
             let at = format!("{section}.balance{below}");
-            let found =
-                refused.0.iter().find(|one| one.path == at).unwrap_or_else(|| panic!("{at}: {refused}"));
+            let found = at_path(&refused, &at);
             assert!(found.message.contains(told) && found.remedy.contains(remedy), "{written}: {refused}");
             assert!(found.line.is_some(), "{refused}");
         }
@@ -75,8 +79,7 @@ fn an_upstream_may_have_a_weight() {
     ] {
         let refused = parse_plain(&text(written)).unwrap_err();
         let path = format!("services.s.upstreams{at}");
-        let found =
-            refused.0.iter().find(|one| one.path == path).unwrap_or_else(|| panic!("{path}: {refused}"));
+        let found = at_path(&refused, &path);
         assert!(found.message.contains(told) && found.line == Some(line), "{written}: {refused}");
     }
 }
@@ -113,8 +116,7 @@ fn a_limit_and_its_queue_are_read_for_apps_and_services_and_refused_with_their_p
         let refused = parse_plain(&text(written)).unwrap_err();
         for section in ["apps.web", "services.s"] {
             let at = format!("{section}.{at}");
-            let found =
-                refused.0.iter().find(|one| one.path == at).unwrap_or_else(|| panic!("{at}: {refused}"));
+            let found = at_path(&refused, &at);
             assert!(found.message.contains(told) && found.line.is_some(), "{written}: {refused}");
         }
     }
