@@ -32,7 +32,9 @@ pub use app_args::{
     VolumesCommand,
 };
 pub use client::{Client, ClientError, Endpoint};
-pub use deploy_args::{DeployArgs, PromoteArgs, RollbackArgs, ScaleArgs, ScheduleArgs, StepArgs, SwapArgs};
+pub use deploy_args::{
+    DeployArgs, MoveArgs, PromoteArgs, RollbackArgs, ScaleArgs, ScheduleArgs, StepArgs, SwapArgs,
+};
 pub(crate) use output::receipt_text;
 pub use server_args::{ConfigCommand, ServeArgs, TokenCommand, VerifyArgs};
 pub use words::Followed;

@@ -357,23 +357,23 @@ async fn swap(global: &Global, client: &Client, args: &SwapArgs) -> Done {
 async fn rollback(global: &Global, client: &Client, args: &RollbackArgs) -> Done {
     let request = RollbackRequest {
         app: None,
-        environment: args.environment.clone(),
+        environment: args.how.environment.clone(),
         source: args.source,
         target: args.target,
-        queue: !args.no_queue,
+        queue: !args.how.no_queue,
     };
-    moved(global, client, (&args.app, "rollback", args.drain), &request).await
+    moved(global, client, (&args.app, "rollback", args.how.drain), &request).await
 }
 
 async fn promote(global: &Global, client: &Client, args: &PromoteArgs) -> Done {
     let request = PromoteRequest {
         app: None,
-        environment: args.environment.clone(),
+        environment: args.how.environment.clone(),
         deployment: args.deployment,
         from_preview: args.from_preview.clone(),
-        queue: !args.no_queue,
+        queue: !args.how.no_queue,
     };
-    moved(global, client, (&args.app, "promote", args.drain), &request).await
+    moved(global, client, (&args.app, "promote", args.how.drain), &request).await
 }
 
 async fn scale(global: &Global, client: &Client, args: &ScaleArgs) -> Done {

@@ -148,15 +148,8 @@ pub struct RollbackArgs {
     /// Refuse if another deployment is live.
     #[arg(long = "from", value_name = "DEPLOYMENT", value_parser = deployment)]
     pub source: Option<DeploymentId>,
-    /// In which environment [default: production]
-    #[arg(long)]
-    pub environment: Option<EnvironmentName>,
-    /// Answer after the drain of the version that was live instead of after the cutover.
-    #[arg(long)]
-    pub drain: bool,
-    /// Refuse while another operation is in progress, instead of waiting in line.
-    #[arg(long)]
-    pub no_queue: bool,
+    #[command(flatten)]
+    pub how: MoveArgs,
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +162,13 @@ pub struct PromoteArgs {
     /// Deploy the very image of this preview, with production's settings and env vars, and make it live.
     #[arg(long, value_name = "LABEL", conflicts_with = "deployment", value_parser = label_of)]
     pub from_preview: Option<EphemeralLabel>,
+    #[command(flatten)]
+    pub how: MoveArgs,
+}
+
+/// What is said of a rollback as of a promote.
+#[derive(Clone, Debug, Args)]
+pub struct MoveArgs {
     /// In which environment [default: production]
     #[arg(long)]
     pub environment: Option<EnvironmentName>,
