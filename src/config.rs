@@ -57,6 +57,8 @@ pub struct Config {
     pub redirect: Option<u16>,
     /// Who has to begin connections to `http` with a PROXY header; `None`: nobody.
     pub proxy_protocol: Option<Vec<IpNet>>,
+    /// How many connections there may be to `http`; `None`: as many as there may be at all.
+    pub connections: Option<usize>,
     pub tls: TlsConfig,
     /// Whether clients may speak HTTP/2.
     pub http2: bool,
@@ -186,6 +188,7 @@ fn build(tree: &Value, findings: &mut Findings<'_>) -> Option<Config> {
         http: document.listeners.http.addresses(),
         redirect: document.listeners.http.redirect,
         proxy_protocol: document.listeners.http.proxy_protocol.map(|proxies| proxies.from),
+        connections: document.listeners.http.connections,
         tls,
         http2: document.listeners.http2,
         admin_socket: document.admin.socket,

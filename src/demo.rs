@@ -76,7 +76,14 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let folder = std::env::temp_dir().join(format!("lockgate-demo-{random:08x}"));
     let made = std::fs::DirBuilder::new().mode(0o700).create(&folder);
     made.with_context(|| format!("cannot make {}", folder.display()))?;
-    let stage = Stage::open(&folder, &args).await?;
+    let stage = match Stage::open(&folder, &args).await {
+        Ok(stage) => stage,
+        Err(error) => {
+            std::fs::remove_dir_all(&folder)
+                .with_context(|| format!("cannot remove {}", folder.display()))?;
+            return Err(error);
+        }
+    };
     let shown = show(&stage, &args).await;
     if shown.is_ok() && !args.once {
         println!("\ntry:  curl -H 'Host: {}' http://127.0.0.1:{}/", HOSTS[0], stage.port);

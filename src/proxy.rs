@@ -43,6 +43,7 @@ mod request_id;
 mod resets;
 mod response;
 mod retry;
+mod room;
 mod server;
 mod settings;
 mod skew;

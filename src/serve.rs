@@ -344,6 +344,7 @@ fn proxy_settings(config: &Config, certs: &Arc<Certs>, debug_generation: bool) -
     let tls = TlsSettings {
         listen: config.tls.listen.clone(),
         proxy_protocol: config.tls.proxy_protocol.clone(),
+        connections: config.tls.connections,
         certs: Arc::clone(certs),
         port: https_port(config),
         redirects: config.redirect.is_some(),
@@ -354,6 +355,7 @@ fn proxy_settings(config: &Config, certs: &Arc<Certs>, debug_generation: bool) -
     ProxySettings {
         listen: config.http.clone(),
         proxy_protocol: config.proxy_protocol.clone(),
+        connections: config.connections,
         tls: Some(tls).filter(|tls| !tls.listen.is_empty()),
         http2: config.http2,
         trusted_proxies: config.trusted_proxies.clone(),

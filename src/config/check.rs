@@ -48,6 +48,12 @@ pub(super) fn whole(config: &Config, findings: &mut Findings<'_>) {
             findings.add(key, "names no network: every connection would be closed", remedy);
         }
     }
+    for (key, count) in [
+        ("listeners.http.connections", config.connections),
+        ("listeners.https.connections", config.tls.connections),
+    ] {
+        at_least_one(key, count != Some(0), findings);
+    }
     own_https(config, findings);
     if config.redirect == Some(0) {
         findings.add("listeners.http.redirect", "is 0", "write the port that clients use for https: 443");

@@ -83,6 +83,9 @@ pub(super) struct Listener {
     /// Connections have to come through one of these proxies, and to begin with a PROXY header; not given: clients connect
     /// themselves.
     pub(super) proxy_protocol: Option<ProxiesDocument>,
+    /// Client connections that it may have, of those of `limits.connections`; more wait to be accepted. Not given: as many
+    /// as there may be.
+    pub(super) connections: Option<usize>,
 }
 
 /// Who sends PROXY headers.
@@ -276,6 +279,7 @@ impl Default for Listener {
             also: Vec::new(),
             redirect: None,
             proxy_protocol: None,
+            connections: None,
         }
     }
 }

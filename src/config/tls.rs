@@ -37,6 +37,8 @@ pub(super) struct HttpsListener {
     pub(super) hsts: Delay,
     /// As of `listeners.http`; the header comes before the handshake.
     pub(super) proxy_protocol: Option<ProxiesDocument>,
+    /// As of `listeners.http`; those of HTTP/3 count among them.
+    pub(super) connections: Option<usize>,
     /// HTTP/3 as well, by UDP at the same addresses. Experimental; for builds with the feature `http3`.
     http3: bool,
     /// What answers by TLS tell of HTTP/3.
@@ -95,6 +97,8 @@ pub struct TlsConfig {
     pub listen: Vec<SocketAddr>,
     /// Who has to begin connections with a PROXY header; `None`: nobody.
     pub proxy_protocol: Option<Vec<IpNet>>,
+    /// How many connections there may be with TLS; `None`: as many as there may be at all.
+    pub connections: Option<usize>,
     pub hsts: Delay,
     /// HTTP/3 as well.
     pub http3: bool,
@@ -126,6 +130,7 @@ impl TlsConfig {
         let mut config = Self {
             listen: listener.address.into_iter().chain(listener.also.iter().copied()).collect(),
             proxy_protocol: listener.proxy_protocol.as_ref().map(|proxies| proxies.from.clone()),
+            connections: listener.connections,
             hsts: listener.hsts,
             http3: listener.http3,
             acme: document.acme.read(data_dir, findings),

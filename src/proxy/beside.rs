@@ -3,50 +3,62 @@
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
-use std::task::Context;
+use std::task::{Context, Poll};
 
-use crate::upstream::Connection;
+use crate::upstream::{Connection, Stream};
 
-/// A connection on which a response comes.
-pub(crate) enum Responding {
-    Alone(Box<Connection>),
+use super::client::Client;
+
+/// What a response comes over.
+pub(crate) enum Responding<T> {
+    Alone(Box<T>),
     /// Its request is not sent whole.
-    Beside(Rc<RefCell<Box<Connection>>>),
+    Beside(Rc<RefCell<T>>),
+}
+
+/// What a request goes on over.
+pub(crate) trait Sending {
+    fn is_sent(&self) -> bool;
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 /// Where a client's own task finds the request that goes on; it is gone with the response.
 #[derive(Default)]
-pub(crate) struct Beside(RefCell<Weak<RefCell<Box<Connection>>>>);
+pub(crate) struct Beside(RefCell<Option<Weak<RefCell<dyn Sending>>>>);
 
-impl Responding {
-    pub(crate) fn new(connection: Box<Connection>, beside: &Beside) -> Self {
-        if connection.is_sent() {
-            return Self::Alone(connection);
+impl<T: Sending + 'static> Responding<T> {
+    pub(crate) fn new(sending: Box<T>, client: &Client) -> Self {
+        // Of other protocols each stream is driven with its response.
+        if sending.is_sent() || client.is_stream() {
+            return Self::Alone(sending);
         }
-        let shared = Rc::new(RefCell::new(connection));
-        beside.0.replace(Rc::downgrade(&shared));
+        let shared = Rc::new(RefCell::new(*sending));
+        let found: Weak<RefCell<T>> = Rc::downgrade(&shared);
+        client.beside.0.replace(Some(found));
         Self::Beside(shared)
     }
+}
 
-    pub(crate) fn with<T>(&self, look: impl FnOnce(&Connection) -> T) -> T {
+impl<T> Responding<T> {
+    pub(crate) fn with<R>(&self, look: impl FnOnce(&T) -> R) -> R {
         match self {
-            Self::Alone(connection) => look(connection),
+            Self::Alone(sending) => look(sending),
             Self::Beside(shared) => look(&shared.borrow()),
         }
     }
 
-    pub(crate) fn with_mut<T>(&mut self, change: impl FnOnce(&mut Connection) -> T) -> T {
+    pub(crate) fn with_mut<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
         match self {
-            Self::Alone(connection) => change(connection),
+            Self::Alone(sending) => change(sending),
             Self::Beside(shared) => change(&mut shared.borrow_mut()),
         }
     }
 
-    /// The connection itself. The client's task has hold of a shared one only while it is at it: there always is one.
-    pub(crate) fn into_connection(self) -> Option<Box<Connection>> {
+    /// For itself again. The client's task has hold of what is shared only while it is at it: there always is one.
+    pub(crate) fn into_inner(self) -> Option<Box<T>> {
         match self {
-            Self::Alone(connection) => Some(connection),
-            Self::Beside(shared) => Rc::into_inner(shared).map(RefCell::into_inner),
+            Self::Alone(sending) => Some(sending),
+            Self::Beside(shared) => Rc::into_inner(shared).map(|sending| Box::new(sending.into_inner())),
         }
     }
 }
@@ -54,9 +66,30 @@ impl Responding {
 impl Beside {
     /// Has the request go on while its response is held up.
     pub(crate) fn drive(&self, cx: &mut Context<'_>) {
-        if let Some(shared) = self.0.borrow().upgrade() {
+        let shared = self.0.borrow().as_ref().and_then(Weak::upgrade);
+        if let Some(shared) = shared {
             // Whether it is over is seen by whoever asks for the next frame.
             let _over = shared.borrow_mut().poll_upload(cx);
         }
+    }
+}
+
+impl Sending for Connection {
+    fn is_sent(&self) -> bool {
+        self.is_sent()
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_upload(cx)
+    }
+}
+
+impl Sending for Stream {
+    fn is_sent(&self) -> bool {
+        self.is_sent()
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_upload(cx)
     }
 }

@@ -33,8 +33,8 @@ struct Encoded {
 enum Kind {
     Own(Bytes),
     /// `None` once it has come whole.
-    Connection(Option<Responding>),
-    Stream(Option<Box<Stream>>),
+    Connection(Option<Responding<Connection>>),
+    Stream(Option<Responding<Stream>>),
 }
 
 /// The response cannot be completed: the client must see that it was cut short.
@@ -57,9 +57,9 @@ impl Body {
     pub(crate) fn upstream(body: ResponseBody, exchange: Box<Exchange>) -> Self {
         let kind = match body {
             ResponseBody::Http1(connection) => {
-                Kind::Connection(Some(Responding::new(connection, &exchange.client.beside)))
+                Kind::Connection(Some(Responding::new(connection, &exchange.client)))
             }
-            ResponseBody::Http2(stream) => Kind::Stream(Some(stream)),
+            ResponseBody::Http2(stream) => Kind::Stream(Some(Responding::new(stream, &exchange.client))),
         };
         let mut body = Self { kind, exchange: Some(exchange), encoded: None };
         if body.has_come() {
@@ -72,7 +72,7 @@ impl Body {
     pub(crate) fn bare(body: ResponseBody) -> Self {
         let kind = match body {
             ResponseBody::Http1(connection) => Kind::Connection(Some(Responding::Alone(connection))),
-            ResponseBody::Http2(stream) => Kind::Stream(Some(stream)),
+            ResponseBody::Http2(stream) => Kind::Stream(Some(Responding::Alone(stream))),
         };
         Self { kind, exchange: None, encoded: None }
     }
@@ -87,8 +87,10 @@ impl Body {
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
         // Whether it is over is seen by whoever asks for the next frame.
         let _over = match &mut self.kind {
-            Kind::Connection(Some(responding)) => responding.with_mut(|connection| connection.poll_upload(cx)),
-            Kind::Stream(Some(stream)) => stream.poll_upload(cx),
+            Kind::Connection(Some(responding)) => {
+                responding.with_mut(|connection| connection.poll_upload(cx))
+            }
+            Kind::Stream(Some(responding)) => responding.with_mut(|stream| stream.poll_upload(cx)),
             Kind::Own(_) | Kind::Connection(None) | Kind::Stream(None) => return,
         };
     }
@@ -97,7 +99,7 @@ impl Body {
     fn complete(&mut self) {
         let Some(mut exchange) = self.exchange.take() else {
             if let Kind::Connection(responding) = &mut self.kind
-                && let Some(connection) = responding.take().and_then(Responding::into_connection)
+                && let Some(connection) = responding.take().and_then(Responding::into_inner)
             {
                 connection.release();
             }
@@ -109,13 +111,15 @@ impl Body {
         let rest = match &mut self.kind {
             Kind::Own(_) => return,
             Kind::Connection(responding) => {
-                let Some(connection) = responding.take().and_then(Responding::into_connection) else { return };
+                let Some(connection) = responding.take().and_then(Responding::into_inner) else {
+                    return;
+                };
                 if connection.is_free() || !exchange.has_body {
                     return connection.release();
                 }
                 Rest::Connection(connection)
             }
-            Kind::Stream(stream) => match stream.take() {
+            Kind::Stream(responding) => match responding.take().and_then(Responding::into_inner) {
                 Some(stream) if !stream.is_sent() => Rest::Stream(stream),
                 Some(_) | None => return,
             },
@@ -154,8 +158,8 @@ impl http_body::Body for Body {
             Kind::Connection(Some(responding)) => {
                 responding.with(Connection::missing).map_or_else(SizeHint::default, SizeHint::with_exact)
             }
-            Kind::Stream(Some(stream)) => {
-                stream.missing().map_or_else(SizeHint::default, SizeHint::with_exact)
+            Kind::Stream(Some(responding)) => {
+                responding.with(Stream::missing).map_or_else(SizeHint::default, SizeHint::with_exact)
             }
         }
     }
@@ -169,7 +173,9 @@ impl Body {
             Kind::Connection(responding) => {
                 responding.as_ref().is_none_or(|responding| responding.with(Connection::is_end))
             }
-            Kind::Stream(stream) => stream.as_ref().is_none_or(|stream| stream.is_end()),
+            Kind::Stream(responding) => {
+                responding.as_ref().is_none_or(|responding| responding.with(Stream::is_end))
+            }
         }
     }
 
@@ -182,7 +188,9 @@ impl Body {
             Kind::Connection(Some(responding)) => {
                 responding.with_mut(|connection| connection.poll_frame(cx)).map_err(|_truncated| CutShort)
             }
-            Kind::Stream(Some(stream)) => stream.poll_frame(cx).map_err(|_reset| CutShort),
+            Kind::Stream(Some(responding)) => {
+                responding.with_mut(|stream| stream.poll_frame(cx)).map_err(|_reset| CutShort)
+            }
         };
         match &mut polled {
             Poll::Pending => return Poll::Pending,

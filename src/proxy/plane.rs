@@ -20,6 +20,7 @@ use super::access_log;
 use super::addresses::Addresses;
 #[cfg(feature = "http3")]
 use super::http3;
+use super::room::Room;
 use super::settings::{ProxySettings, Scheme};
 use super::worker::{self, Listener, Listeners, Shared, Stage, Worker};
 
@@ -28,9 +29,6 @@ const BACKLOG: i32 = 4096;
 /// To a client that is silent, once the first was not answered.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
-
-/// File descriptors that stay free for the control plane.
-const DESCRIPTORS_KEPT: u64 = 64;
 
 /// How long workers have to end once all that is left was told to.
 const ENDING_WITHIN: Duration = Duration::from_secs(5);
@@ -137,7 +135,7 @@ pub fn start(
     let per_address = (per_client > 0).then(|| Arc::new(Addresses::new(per_client)));
     let settings = Arc::new(settings);
     let stage = watch::Sender::new(Stage::Serving);
-    let connections_max = connections_max(&settings) / count;
+    let room = Room::of(&settings, count);
     let started = clock.now();
     let mut workers = Vec::new();
     for (number, sockets) in listeners.into_iter().enumerate() {
@@ -154,7 +152,7 @@ pub fn start(
             #[cfg(feature = "http3")]
             alternatives: alternatives.clone(),
         };
-        let thread = spawn(number, sockets, connections_max.max(1), shared, stage.subscribe());
+        let thread = spawn(number, sockets, room, shared, stage.subscribe());
         workers.push(thread.map_err(|source| StartError::Worker { number, source })?);
     }
     Ok(DataPlane { addresses, stage, workers, telemetry, log_writer })
@@ -210,7 +208,7 @@ impl DataPlane {
 fn spawn(
     number: usize,
     sockets: Sockets,
-    connections_max: usize,
+    room: Room,
     shared: Shared,
     stage: watch::Receiver<Stage>,
 ) -> io::Result<Thread> {
@@ -227,8 +225,8 @@ fn spawn(
             match open(sockets, &shared) {
                 Ok(listeners) => {
                     tell(&started, Ok(()));
-                    let worker = Rc::new(Worker::new(number, shared));
-                    worker::run(worker, listeners, connections_max, stage).await;
+                    let worker = Rc::new(Worker::new(number, room, shared));
+                    worker::run(worker, listeners, stage).await;
                 }
                 Err(error) => tell(&started, Err(error)),
             }
@@ -322,13 +320,4 @@ fn listen_error(address: SocketAddr, source: io::Error) -> StartError {
         _ => "check the address in the configuration",
     };
     StartError::Listen { address, remedy, source }
-}
-
-/// Of all workers together.
-fn connections_max(settings: &ProxySettings) -> usize {
-    settings.limits.connections.unwrap_or_else(|| {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
-        let share = (limit - limit / 5).min(limit.saturating_sub(DESCRIPTORS_KEPT));
-        usize::try_from(share).unwrap_or(usize::MAX)
-    })
 }

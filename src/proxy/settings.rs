@@ -24,6 +24,8 @@ pub struct ProxySettings {
     /// Networks from which connections without TLS come through a proxy: each has to begin with a PROXY header, and those
     /// from elsewhere are closed. `None`: clients connect themselves.
     pub proxy_protocol: Option<Vec<IpNet>>,
+    /// How many of all connections may be without TLS; `None`: all.
+    pub connections: Option<usize>,
     pub tls: Option<TlsSettings>,
     /// Whether a client may begin with HTTP/2 without having been told that it is there.
     pub http2: bool,
@@ -50,6 +52,8 @@ pub struct TlsSettings {
     pub listen: Vec<SocketAddr>,
     /// The same for connections with TLS: the header comes before the handshake.
     pub proxy_protocol: Option<Vec<IpNet>>,
+    /// How many of all connections may be with TLS, those of HTTP/3 included; `None`: all.
+    pub connections: Option<usize>,
     pub certs: Arc<Certs>,
     /// At what port clients are sent to https, who ask by plain HTTP for a name that a certificate covers.
     pub port: u16,
@@ -163,6 +167,7 @@ impl Default for ProxySettings {
         Self {
             listen: Vec::new(),
             proxy_protocol: None,
+            connections: None,
             tls: None,
             http2: true,
             trusted_proxies: Vec::new(),

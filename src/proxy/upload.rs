@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::routing::backend::Cut;
-use crate::upstream::{Connection, LocalTarget, RequestGuard, Stream};
+use crate::upstream::{Connection, LocalTarget, RequestGuard, Stream, Tick};
 
 use super::client::Client;
 
@@ -39,11 +39,12 @@ impl Uploads {
         let (tick, limits) = (client.worker.settings.limits.tick, client.worker.limits);
         let target = Rc::clone(rest.target());
         let activity = Rc::clone(&client.activity);
+        let idle_max = activity.own_limits().body_idle.unwrap_or(limits.body_idle);
         let mut tasks = self.tasks.borrow_mut();
         while tasks.try_join_next().is_some() {}
         let handle = tasks.spawn_local(async move {
             let _guard = guard;
-            let (mut bytes, mut idle) = (activity.request_bytes(), 0);
+            let (mut bytes, mut awaited, mut idle) = (activity.request_bytes(), 0, 0);
             // A timer of its own: its client may be gone, and is not swept then.
             loop {
                 match tokio::time::timeout(tick, rest.sent()).await {
@@ -51,9 +52,12 @@ impl Uploads {
                     Ok(false) => return,
                     Err(_elapsed) => {}
                 }
+                // Once all of it has come the client's doings may be those of its next request.
+                let is_coming = rest.is_coming();
                 let before = std::mem::replace(&mut bytes, activity.request_bytes());
-                idle = if bytes == before { idle + 1 } else { 0 };
-                if activity.rest_overdue(idle, &limits) {
+                idle = if is_coming && bytes != before { 0 } else { idle + 1 };
+                awaited += Tick::from(is_coming && activity.awaits_client());
+                if idle >= idle_max || is_coming && activity.came_too_slowly(awaited, &limits) {
                     return;
                 }
             }
@@ -97,6 +101,14 @@ impl Rest {
                 std::future::poll_fn(|cx| stream.poll_upload(cx)).await;
                 true
             }
+        }
+    }
+
+    /// Whether something of the request is to come from its client.
+    fn is_coming(&self) -> bool {
+        match self {
+            Self::Connection(connection) => connection.is_coming(),
+            Self::Stream(stream) => stream.is_coming(),
         }
     }
 

@@ -5,13 +5,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinError;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::certs::Certs;
 use crate::clock::Clock;
@@ -32,6 +31,7 @@ use super::memo::Memos;
 use super::proxied;
 use super::request_id::RequestIds;
 use super::retry::RetryBudget;
+use super::room::{Open, Room};
 use super::server;
 use super::settings::{ProxySettings, Scheme};
 use super::spans::Tracer;
@@ -82,16 +82,11 @@ pub(crate) struct Worker {
 
 type Clients = HashMap<u64, Rc<Client>, foldhash::fast::RandomState>;
 
-/// How many connections a worker has, those included that it has not come to.
-#[derive(Default)]
-pub(super) struct Open {
-    count: Cell<usize>,
-    is_awaited: Cell<bool>,
-    ended: Notify,
+/// One of a worker's connections, until its task ends.
+pub(crate) struct Counted {
+    worker: Rc<Worker>,
+    scheme: Scheme,
 }
-
-/// One of them, until its task ends.
-pub(crate) struct Counted(Rc<Worker>);
 
 /// What a worker has in common with the others, and never writes to.
 #[derive(Clone)]
@@ -163,7 +158,7 @@ pub(crate) struct Listed {
 }
 
 impl Worker {
-    pub(crate) fn new(number: usize, shared: Shared) -> Self {
+    pub(crate) fn new(number: usize, room: Room, shared: Shared) -> Self {
         let Shared {
             routing,
             settings,
@@ -198,7 +193,7 @@ impl Worker {
             limits: limits.in_ticks(),
             clients: RefCell::default(),
             next_client: Cell::new(0),
-            open: Open::default(),
+            open: Open::new(room),
             last_peer: RefCell::default(),
             memos: Memos::default(),
             uploads: Uploads::default(),
@@ -221,9 +216,9 @@ impl Worker {
     }
 
     /// Counts one more connection.
-    pub(super) fn count(self: &Rc<Self>) -> Counted {
-        self.open.count.set(self.open.count.get() + 1);
-        Counted(Rc::clone(self))
+    pub(super) fn count(self: &Rc<Self>, scheme: Scheme) -> Counted {
+        self.open.begin(scheme);
+        Counted { worker: Rc::clone(self), scheme }
     }
 
     /// Admits a connection, unless its address has too many.
@@ -337,23 +332,9 @@ impl Drop for Listed {
     }
 }
 
-impl Open {
-    /// Waits until there are less than `count`.
-    pub(super) async fn less_than(&self, count: usize) {
-        while self.count.get() >= count {
-            self.is_awaited.set(true);
-            self.ended.notified().await;
-        }
-    }
-}
-
 impl Drop for Counted {
     fn drop(&mut self) {
-        let Open { count, is_awaited, ended } = &self.0.open;
-        count.set(count.get() - 1);
-        if is_awaited.take() {
-            ended.notify_waiters();
-        }
+        self.worker.open.end(self.scheme);
         // A panic ends one connection and no other; it is a fault of ours all the same.
         if std::thread::panicking() {
             tracing::error!("a connection's task panicked");
@@ -362,24 +343,22 @@ impl Drop for Counted {
 }
 
 /// Accepts and serves until the data plane ends. What is left then ends with the runtime.
-pub(crate) async fn run(
-    worker: Rc<Worker>,
-    listeners: Listeners,
-    connections_max: usize,
-    mut stage: watch::Receiver<Stage>,
-) {
+pub(crate) async fn run(worker: Rc<Worker>, listeners: Listeners, mut stage: watch::Receiver<Stage>) {
     let mut ticks = tokio::time::interval(worker.settings.limits.tick);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut signals = worker.routing.signals();
     // Apart, so that what comes here is rare: each time the runtime wakes itself by a system call.
-    let mut accepting =
-        tokio::task::spawn_local(accept_all(Rc::clone(&worker), listeners.tcp, connections_max));
+    let mut accepting = JoinSet::new();
+    for listener in listeners.tcp {
+        // Each by itself, so that none waits for the room of another, or for its turn behind one that is flooded.
+        accepting.spawn_local(accept_all(Rc::clone(&worker), listener));
+    }
     #[cfg(feature = "http3")]
-    let quic = http3::accept_all(&worker, listeners.quic, connections_max);
+    let quic = http3::accept_all(&worker, listeners.quic);
     loop {
         tokio::select! {
-            ended = &mut accepting, if !worker.is_draining() => return give_up(ended),
-            () = worker.open.less_than(1), if worker.is_draining() => break,
+            Some(ended) = accepting.join_next(), if !worker.is_draining() => return give_up(ended),
+            () = worker.open.none(), if worker.is_draining() => break,
             _ = ticks.tick() => worker.tick(),
             Ok(()) = signals.changed() => worker.obey(),
             changed = stage.changed() => {
@@ -388,7 +367,7 @@ pub(crate) async fn run(
                 match now {
                     Stage::Serving => {}
                     Stage::Draining => {
-                        accepting.abort();
+                        accepting.abort_all();
                         worker.is_draining.set(true);
                         worker.refuse_held();
                     }
@@ -404,19 +383,21 @@ pub(crate) async fn run(
 }
 
 /// Accepts as long as it is polled.
-async fn accept_all(worker: Rc<Worker>, listeners: Vec<Listener>, connections_max: usize) {
+async fn accept_all(worker: Rc<Worker>, listener: Listener) {
+    let Listener { socket, scheme, port } = listener;
     loop {
-        worker.open.less_than(connections_max).await;
-        match accept(&listeners).await {
-            Ok(accepted) if worker.settings.headers_from(accepted.scheme).is_some() => {
-                tokio::task::spawn_local(proxied::serve(Rc::clone(&worker), accepted, worker.count()));
-            }
-            Ok(accepted) => {
-                if let Some(admitted) = worker.admit(accepted, worker.count()) {
-                    tokio::task::spawn_local(server::serve(Rc::clone(&worker), admitted));
-                }
-            }
-            Err(_exhausted) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        worker.open.room_for(scheme).await;
+        let Ok((stream, peer)) = socket.accept().await else {
+            // There are no descriptors left.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let accepted = Accepted { stream, peer, scheme, port, ends: None };
+        let counted = worker.count(scheme);
+        if worker.settings.headers_from(scheme).is_some() {
+            tokio::task::spawn_local(proxied::serve(Rc::clone(&worker), accepted, counted));
+        } else if let Some(admitted) = worker.admit(accepted, counted) {
+            tokio::task::spawn_local(server::serve(Rc::clone(&worker), admitted));
         }
     }
 }
@@ -428,19 +409,6 @@ fn give_up(accepting: Result<(), JoinError>) {
     {
         std::panic::resume_unwind(panic);
     }
-}
-
-/// Waits for a connection on any of `listeners`.
-async fn accept(listeners: &[Listener]) -> std::io::Result<Accepted> {
-    std::future::poll_fn(|cx| {
-        let mut accepted = listeners.iter().map(|listener| {
-            let accepted = listener.socket.poll_accept(cx);
-            let Listener { scheme, port, .. } = *listener;
-            accepted.map_ok(|(stream, peer)| Accepted { stream, peer, scheme, port, ends: None })
-        });
-        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
-    })
-    .await
 }
 
 /// A panic ends one connection and no other; it is a fault of ours all the same.

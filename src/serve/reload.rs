@@ -5,7 +5,8 @@
 //! The files are looked at before they are loaded, and followed before that: what becomes of them meanwhile is told, and is
 //! another text than the one that was seen. So no change is lost, and at worst one is applied twice.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,8 +81,10 @@ impl Reloader {
         stop: CancellationToken,
     ) {
         let (changed, mut changes) = mpsc::channel(1);
-        // Nobody told of what was done to them so far; there is room for it.
-        let _told = changed.try_send(());
+        if self.path.is_some() {
+            // Nobody told of what was done to them so far; there is room for it.
+            let _told = changed.try_send(());
+        }
         let mut watch = self.path.as_ref().and_then(|_| Watch::new(changed));
         seen = self.follow(seen, watch.as_mut());
         loop {
@@ -298,7 +301,8 @@ fn warn_unheard(config: &Config, known: &[App]) {
 /// into them.
 struct Watch {
     watcher: notify::RecommendedWatcher,
-    folders: BTreeSet<PathBuf>,
+    /// With the device and the number of each: another one may take its place.
+    folders: BTreeMap<PathBuf, Option<(u64, u64)>>,
 }
 
 impl Watch {
@@ -309,7 +313,7 @@ impl Watch {
             Ok(_) | Err(_) => {}
         };
         match notify::recommended_watcher(told) {
-            Ok(watcher) => Some(Self { watcher, folders: BTreeSet::new() }),
+            Ok(watcher) => Some(Self { watcher, folders: BTreeMap::new() }),
             Err(error) => {
                 unwatched(&error);
                 None
@@ -317,21 +321,31 @@ impl Watch {
         }
     }
 
-    /// Watches the folders of `files`, and no others. One that cannot be watched is tried again the next time.
+    /// Watches the folders of `files`, and no others. One that cannot be watched, or is another than it was, is tried again
+    /// the next time.
     fn follow(&mut self, files: &[PathBuf]) {
-        let wanted: BTreeSet<PathBuf> = files.iter().map(|file| folder(file)).collect();
-        for stale in self.folders.difference(&wanted) {
+        let wanted: BTreeMap<PathBuf, Option<(u64, u64)>> =
+            files.iter().map(|file| folder(file)).map(|folder| (folder.clone(), number(&folder))).collect();
+        for stale in self.folders.iter().filter(|(folder, number)| wanted.get(*folder) != Some(*number)) {
             // What cannot be unwatched is gone.
-            drop(self.watcher.unwatch(stale));
+            drop(self.watcher.unwatch(stale.0));
         }
-        self.folders.retain(|folder| wanted.contains(folder));
-        for folder in wanted.difference(&self.folders.clone()) {
-            match self.watcher.watch(folder, RecursiveMode::NonRecursive) {
-                Ok(()) => drop(self.folders.insert(folder.clone())),
+        self.folders.retain(|folder, number| wanted.get(folder) == Some(number));
+        for (folder, number) in wanted {
+            if self.folders.contains_key(&folder) {
+                continue;
+            }
+            match self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                Ok(()) => drop(self.folders.insert(folder, number)),
                 Err(error) => unwatched(&error),
             }
         }
     }
+}
+
+fn number(folder: &Path) -> Option<(u64, u64)> {
+    let known = std::fs::metadata(folder).ok()?;
+    Some((known.dev(), known.ino()))
 }
 
 fn folder(file: &Path) -> PathBuf {

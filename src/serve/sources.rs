@@ -43,11 +43,19 @@ impl Sources {
         Self { files: files.into_iter().map(Known::read).collect(), at: now }
     }
 
-    /// The same of `files`: what is known of one stays as it is, and the others are read.
+    /// The same of `files`: what is known of one stays as it is, and the others are read. One of those that was changed since
+    /// the first were read may have been loaded as it was before: it says something else than what it is found to say.
     pub(super) fn of(mut self, files: Vec<PathBuf>) -> Self {
+        let is_first = self.files.is_empty();
         let known = |path: PathBuf| {
             let at = self.files.iter().position(|known| known.path == path);
-            at.map(|at| self.files.swap_remove(at)).unwrap_or_else(|| Known::read(path))
+            at.map(|at| self.files.swap_remove(at)).unwrap_or_else(|| {
+                let mut known = Known::read(path);
+                if !is_first && known.marks.is_some_and(|marks| marks.are_too_new(self.at)) {
+                    known.said = blake3::hash(b"-");
+                }
+                known
+            })
         };
         Self { files: files.into_iter().map(known).collect(), at: self.at }
     }

@@ -109,6 +109,8 @@ struct Reader {
     /// Bytes that it had taken of all that was written, when that began and at the last look.
     from: u64,
     taken: u64,
+    /// Bytes of its request that had come when that began: who sends need not read.
+    sent_from: u64,
 }
 
 /// Bytes that a reader may be behind its least rate: what a connection buffers on its way moves in pieces.
@@ -219,7 +221,7 @@ impl Activity {
         let taken = self.written.get().saturating_sub(unsent);
         let mut reader = self.reader.get();
         if reader.awaited == 0 {
-            reader.from = taken;
+            (reader.from, reader.sent_from) = (taken, self.received.get());
         } else if taken > reader.taken {
             self.progressed();
         }
@@ -228,35 +230,27 @@ impl Activity {
         self.reader.set(reader);
     }
 
+    /// Whether it has moved too little, in either direction: it may send its request before it reads.
     fn reads_too_slowly(&self, limits: &TickLimits) -> bool {
-        let Reader { awaited, from, taken } = self.reader.get();
+        let Reader { awaited, from, taken, sent_from } = self.reader.get();
         let floor = u64::from(awaited) * limits.floor_per_tick;
-        awaited >= limits.floor_after && taken.saturating_sub(from) + READER_SLACK < floor
+        let moved = taken.saturating_sub(from) + self.received.get().saturating_sub(sent_from);
+        awaited >= limits.floor_after && moved + READER_SLACK < floor
     }
 
     /// One more tick waiting for the request's body; whether it has come too slowly so far.
     fn sends_too_slowly(&self, limits: &TickLimits) -> bool {
-        let awaited = self.awaited.get() + 1;
-        self.awaited.set(awaited);
+        self.awaited.set(self.awaited.get() + 1);
+        self.is_below_floor(self.awaited.get(), limits)
+    }
+
+    fn is_below_floor(&self, awaited: Tick, limits: &TickLimits) -> bool {
         awaited >= limits.floor_after && self.received.get() < u64::from(awaited) * limits.floor_per_tick
     }
 
-    /// One more tick; whether the response is held up by a client that reads too slowly. While its request still comes it
-    /// need not read at all: it may send all before.
-    fn is_held_up(&self, limits: &TickLimits) -> bool {
-        if self.is_receiving.get() && !(self.awaits_client.get() && self.sends_too_slowly(limits)) {
-            self.reader.take();
-            return false;
-        }
-        self.reads_too_slowly(limits)
-    }
-
-    /// Whether the rest of a request whose response is over is overdue, in which case nobody is told any more. Asked once
-    /// a tick; nothing moved for `idle` ticks.
-    pub(crate) fn rest_overdue(&self, idle: Tick, limits: &TickLimits) -> bool {
-        let waits = self.awaits_client.get() && self.call.get().is_none();
-        let slow = waits && self.sends_too_slowly(limits);
-        slow || idle >= self.own.get().body_idle.unwrap_or(limits.body_idle)
+    /// Whether the request has come too slowly, for which its client was waited for through `awaited` ticks.
+    pub(crate) fn came_too_slowly(&self, awaited: Tick, limits: &TickLimits) -> bool {
+        self.call.get().is_none() && self.is_below_floor(awaited, limits)
     }
 
     /// Whether the request's body is waited for.
@@ -398,7 +392,7 @@ impl Activity {
         let idle = now - self.progress.get();
         let gone = self.half_closed.get().is_some_and(|at| now - at >= limits.half_closed);
         match self.phase.get() {
-            Phase::Idle | Phase::Response if self.awaits_reader.get() && self.is_held_up(limits) => {
+            Phase::Idle | Phase::Response if self.awaits_reader.get() && self.reads_too_slowly(limits) => {
                 Some(Abort::ReaderTooSlow)
             }
             Phase::Idle => (idle >= limits.keep_alive).then_some(Abort::Idle),
@@ -465,7 +459,7 @@ mod tests {
         response_idle: 1000,
         half_closed: 100,
         floor_after: 5,
-        floor_per_tick: READER_SLACK,
+        floor_per_tick: READER_SLACK / 10,
     };
 
     /// A client whose response has begun and that reads nothing of it, and its clock.
@@ -492,20 +486,25 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_reads_too_slowly_is_ended_but_not_while_it_sends_its_request() {
+    fn a_client_that_reads_too_slowly_is_ended_unless_it_sends_meanwhile() {
         let (now, activity) = unread(false);
-        assert_eq!(ended_in(&now, &activity, 0), Some((LIMITS.floor_after, Abort::ReaderTooSlow)));
+        assert_eq!(ended_in(&now, &activity, 0), Some((11, Abort::ReaderTooSlow)));
 
         let (now, activity) = unread(true);
-        activity.await_client(true);
         assert_eq!(ended_in(&now, &activity, LIMITS.floor_per_tick), None);
         activity.received_all();
-        activity.await_client(false);
-        assert_eq!(ended_in(&now, &activity, 0), Some((LIMITS.floor_after, Abort::ReaderTooSlow)));
+        assert_eq!(ended_in(&now, &activity, 0), Some((10, Abort::ReaderTooSlow)), "it had its time to read");
 
         let (now, activity) = unread(true);
-        activity.await_client(true);
         let ended = ended_in(&now, &activity, LIMITS.floor_per_tick / 2);
-        assert!(matches!(ended, Some((_, Abort::ReaderTooSlow))), "sending a little is no excuse: {ended:?}");
+        assert!(
+            ended.is_some_and(|(tick, _)| tick > 11),
+            "sending a little is a little of an excuse: {ended:?}"
+        );
+
+        // An open body is none, whoever does not take it; nor is what came before.
+        let (now, activity) = unread(true);
+        activity.received(1 << 30);
+        assert_eq!(ended_in(&now, &activity, 0), Some((11, Abort::ReaderTooSlow)));
     }
 }

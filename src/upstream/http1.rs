@@ -379,6 +379,11 @@ impl Connection {
         self.download.is_end()
     }
 
+    /// Whether something of the request is to come from its client.
+    pub(crate) fn is_coming(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.is_coming())
+    }
+
     /// Whether nothing is left to send of the request.
     pub(crate) fn is_sent(&self) -> bool {
         self.upload.is_none()

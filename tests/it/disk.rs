@@ -78,10 +78,10 @@ impl Lockgate {
         eventually("it settles or ends", async || {
             has_ended = self.has_ended();
             let operations = self.client.get::<List<Operation>>("/v1/operations?limit=200").await;
-            let instances = self.client.get::<List<Instance>>("/v1/instances").await;
+            let instances = self.try_all::<Instance>("/v1/instances").await;
             let all_ended = operations.is_ok_and(|all| all.items.iter().all(|one| one.state.is_end()));
             let running = |one: &&Instance| one.phase == InstancePhase::Running;
-            has_ended || all_ended && instances.is_ok_and(|all| all.items.iter().filter(running).count() == 1)
+            has_ended || all_ended && instances.is_ok_and(|all| all.iter().filter(running).count() == 1)
         })
         .await;
         has_ended

@@ -99,6 +99,8 @@ async fn a_first_start_serves_static_services_while_the_engine_hangs() {
     lockgate.change_config(|config| config["services"]["legacy"]["hosts"] = json!(["new.test"]));
     // It gives the engine up in the end, and runs processes.
     lockgate.ready().await;
-    eventually("the change is applied", async || lockgate.version("new.test").await.as_deref() == Ok("static"))
-        .await;
+    eventually("the change is applied", async || {
+        lockgate.version("new.test").await.as_deref() == Ok("static")
+    })
+    .await;
 }

@@ -379,13 +379,21 @@ impl Lockgate {
 
     /// All items of a list, which may be of several pages.
     pub(crate) async fn all<T: serde::de::DeserializeOwned>(&self, path: &str) -> Vec<T> {
+        self.try_all(path).await.unwrap()
+    }
+
+    /// The same of one that may have ended.
+    pub(crate) async fn try_all<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<Vec<T>, ClientError> {
         let (mut all, mut next) = (Vec::new(), Some(0));
         while let Some(offset) = next {
-            let page: List<T> = self.client.get(&format!("{path}?limit=200&offset={offset}")).await.unwrap();
+            let page: List<T> = self.client.get(&format!("{path}?limit=200&offset={offset}")).await?;
             all.extend(page.items);
             next = page.next_offset;
         }
-        all
+        Ok(all)
     }
 
     /// Runs the command line against this lockgate.

@@ -610,6 +610,7 @@ async fn h3_connections_of_all_workers_are_served_each_by_its_own() {
     let tls = TlsSettings {
         listen: vec![own_address()],
         proxy_protocol: None,
+        connections: None,
         certs: Arc::clone(&certs),
         port: 443,
         redirects: false,

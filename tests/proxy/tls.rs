@@ -27,7 +27,7 @@ use tokio_rustls::client::TlsStream;
 use crate::ca::{Ca, Leaf};
 use crate::holds::{held, rules};
 use crate::preview_auth;
-use crate::support::{LONGER, OK, Plane, Upstream, field, pattern, status, within};
+use crate::support::{GET, LONGER, OK, Plane, Upstream, field, pattern, status, within};
 use crate::support_http2::Http2;
 
 /// A data plane that listens with and without TLS.
@@ -56,6 +56,7 @@ impl Bed {
         let mut tls = TlsSettings {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             proxy_protocol: None,
+            connections: None,
             certs: Arc::clone(&certs),
             port: 443,
             redirects: false,
@@ -352,6 +353,33 @@ async fn cookies_of_who_came_by_tls_are_secure() {
     let answer = client.head().await;
     let cookie = field(&answer, "set-cookie").unwrap();
     assert!(status(&answer) == 303 && cookie.contains("; Secure"), "{answer}");
+    bed.plane.shutdown().await;
+}
+
+#[tokio::test]
+async fn h3_a_listener_that_is_full_costs_another_one_nothing() {
+    let waits = Duration::from_millis(80);
+    let bed = Bed::with(|tls| tls.connections = Some(1), |all| all.connections = Some(1)).await;
+    bed.offer(&[&bed.ca.leaf(&["a.test"])]);
+    bed.route("a.test");
+    let mut plain = [bed.plane.connect().await, bed.plane.connect().await];
+    for client in &mut plain {
+        client.send(GET).await;
+    }
+    let [first, second] = &mut plain;
+    assert_eq!(status(&first.head().await), 200);
+    assert!(tokio::time::timeout(waits, second.head()).await.is_err(), "it was served past the limit");
+
+    let mut secure = bed.connect("a.test").await.unwrap();
+    assert_eq!(status(&secure.ask("a.test").await), 200);
+    let [first, mut second] = plain;
+    {
+        let mut next = std::pin::pin!(bed.connect("a.test"));
+        assert!(tokio::time::timeout(waits, next.as_mut()).await.is_err(), "it was served past the limit");
+        drop((first, secure));
+        assert_eq!(status(&next.await.unwrap().ask("a.test").await), 200);
+    }
+    assert_eq!(status(&second.head().await), 200);
     bed.plane.shutdown().await;
 }
 

@@ -34,6 +34,25 @@ fn connections_with_a_proxy_header_come_from_where_it_is_written() {
 }
 
 #[test]
+fn how_many_connections_a_listener_may_have_is_read_or_refused_with_its_place() {
+    let text =
+        "listeners:\n  http: { connections: 100 }\n  https: { address: '127.0.0.1:1', connections: 50 }\n";
+    let config = parse_plain(text).unwrap();
+    assert_eq!((config.connections, config.tls.connections), (Some(100), Some(50)));
+    for (text, path, told) in [
+        ("listeners: { http: { connections: 0 } }", "listeners.http.connections", "0"),
+        (
+            "listeners: { https: { address: '127.0.0.1:1', connections: 0 } }",
+            "listeners.https.connections",
+            "0",
+        ),
+        ("listeners: { http: { connections: all } }", "listeners.http.connections", "invalid type"),
+    ] {
+        refused(text, path, told);
+    }
+}
+
+#[test]
 fn what_an_app_and_a_service_say_of_https_is_read_or_refused_with_its_place() {
     let text = |app: &str, service: &str| {
         format!(

@@ -119,12 +119,12 @@ impl Listener {
 }
 
 /// Serves whoever comes, and refuses them once the data plane drains.
-pub(crate) fn accept_all(worker: &Rc<Worker>, listeners: Vec<Listener>, connections_max: usize) -> Accepting {
+pub(crate) fn accept_all(worker: &Rc<Worker>, listeners: Vec<Listener>) -> Accepting {
     let mut tasks = JoinSet::new();
     let shaking = Rc::new(Cell::new(0));
     let endpoints = listeners.iter().map(|listener| listener.endpoint.clone()).collect();
     for listener in listeners {
-        tasks.spawn_local(accept(Rc::clone(worker), listener, Rc::clone(&shaking), connections_max));
+        tasks.spawn_local(accept(Rc::clone(worker), listener, Rc::clone(&shaking)));
     }
     Accepting { endpoints, _tasks: tasks }
 }
@@ -145,9 +145,9 @@ impl Accepting {
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: Listener, shaking: Rc<Cell<usize>>, connections_max: usize) {
+async fn accept(worker: Rc<Worker>, listener: Listener, shaking: Rc<Cell<usize>>) {
     loop {
-        worker.open.less_than(connections_max).await;
+        worker.open.room_for(Scheme::Https).await;
         let Some(incoming) = listener.endpoint.accept().await else { return };
         if worker.is_draining() {
             // Its client is told at once, and need not find out.
@@ -160,7 +160,7 @@ async fn accept(worker: Rc<Worker>, listener: Listener, shaking: Rc<Cell<usize>>
             continue;
         }
         let shaking = Shaking::new(&shaking);
-        let (worker, counted) = (Rc::clone(&worker), worker.count());
+        let (worker, counted) = (Rc::clone(&worker), worker.count(Scheme::Https));
         tokio::task::spawn_local(serve(worker, incoming, listener.port, shaking, counted));
     }
 }

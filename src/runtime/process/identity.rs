@@ -80,8 +80,8 @@ impl Handle {
     /// Whether it runs no more. The state of a process is that of its first thread, which may have ended while others run,
     /// or are being ended: where there is a pidfd that is asked, as all wait for it.
     pub(super) fn has_ended(&self) -> bool {
-        if let Some(has_ended) = self.fd.as_ref().and_then(|fd| is_readable(fd.as_fd())) {
-            return has_ended;
+        if self.fd.as_ref().and_then(|fd| is_readable(fd.as_fd())) == Some(false) {
+            return false;
         }
         stat(self.identity.pid).is_none_or(|stat| stat.zombie || stat.started != self.identity.started)
     }

@@ -43,7 +43,8 @@ pub(super) struct Instances {
     volumes: Volumes,
     lockgate: LockgateId,
     clock: Arc<dyn Clock>,
-    /// Held by whoever reads and then changes what is on disk. In it what keeps the instances' ports from others.
+    /// Held by whoever reads and then changes what is on disk. In it what keeps the ports of those that do not listen yet
+    /// from other Lockgates.
     changing: Mutex<HashMap<InstanceId, Hold>>,
     cgroups: Cgroups,
     ended: broadcast::Sender<InstanceId>,
@@ -78,11 +79,7 @@ impl Instances {
         private().create(&root)?;
         let (ended, _) = broadcast::channel(HINTS);
         let cgroups = Cgroups::find(lockgate);
-        let instances = Self { root, volumes, lockgate, clock, changing: Mutex::default(), cgroups, ended };
-        for record in instances.records() {
-            instances.change().extend(port::hold(record.port).map(|hold| (record.id, hold)));
-        }
-        Ok(instances)
+        Ok(Self { root, volumes, lockgate, clock, changing: Mutex::default(), cgroups, ended })
     }
 
     /// How far they are held to their limits.
@@ -141,9 +138,10 @@ impl Instances {
             tracing::warn!(instance = %spec.id, program = %program.path.display(), "program changed since the deploy");
         }
         let place = Place::of(&self.root, spec.id);
-        let hold = port.and_then(|port| Some((port, changing.remove(&spec.id).or_else(|| port::hold(port))?)));
-        let (port, hold) = hold.map_or_else(|| port::choose(&self.kept_ports()), Ok).map_err(cannot)?;
-        let record = Record::new(self.lockgate, spec, port);
+        changing.retain(|instance, hold| *instance != spec.id && port::is_free(hold.port));
+        let hold = port.and_then(port::hold);
+        let hold = hold.map_or_else(|| port::choose(&self.kept_ports()), Ok).map_err(cannot)?;
+        let record = Record::new(self.lockgate, spec, hold.port);
         let written =
             place.create().and_then(|()| place.forget_life()).and_then(|()| place.write_record(&record));
         written.map_err(cannot)?;
@@ -355,13 +353,9 @@ impl Instances {
     }
 
     fn kept_ports(&self) -> HashSet<u16> {
-        self.records().map(|record| record.port).collect()
-    }
-
-    /// All that can be read.
-    fn records(&self) -> impl Iterator<Item = Record> {
-        let ids = self.ids().unwrap_or_default();
-        ids.into_iter().filter_map(|id| Place::of(&self.root, id).record().ok()?)
+        let records = self.ids().unwrap_or_default();
+        let records = records.into_iter().filter_map(|id| Place::of(&self.root, id).record().ok()?);
+        records.map(|record| record.port).collect()
     }
 
     fn ids(&self) -> io::Result<Vec<InstanceId>> {

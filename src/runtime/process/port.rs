@@ -1,8 +1,7 @@
 //! A free port for an instance, kept for as long as the instance is.
 //!
-//! An instance listens a moment after its port was chosen, and is away now and then: that no other Lockgate of the machine
-//! chooses the port meanwhile a socket's name says, which is known where the ports are, and goes with Lockgate's process
-//! however that ends.
+//! An instance listens a moment after its port was chosen. That no other Lockgate of the machine chooses the port meanwhile
+//! a socket's name says, which is known where the ports are, and goes with Lockgate's process however that ends.
 
 use std::collections::HashSet;
 use std::io;
@@ -16,17 +15,21 @@ const COUNT: u16 = 12_000;
 
 /// Keeps a port from other Lockgates.
 #[derive(Debug)]
-pub(super) struct Hold(#[expect(dead_code, reason = "its name is what counts")] Option<UnixDatagram>);
+pub(super) struct Hold {
+    pub(super) port: u16,
+    /// Its name is what counts.
+    _socket: Option<UnixDatagram>,
+}
 
 /// A port that is free now, beside those that are `kept` for other instances.
-pub(super) fn choose(kept: &HashSet<u16>) -> io::Result<(u16, Hold)> {
+pub(super) fn choose(kept: &HashSet<u16>) -> io::Result<Hold> {
     let random = getrandom::u32().map_err(io::Error::other)?;
     // Anywhere in the range, so that two Lockgates of one machine seldom want the same.
     let begin = u16::try_from(random % u32::from(COUNT)).unwrap_or_default();
     (0..COUNT)
         .map(|step| FIRST + (begin + step) % COUNT)
         .filter(|port| !kept.contains(port) && is_free(*port))
-        .find_map(|port| Some((port, hold(port)?)))
+        .find_map(hold)
         .ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, format!("no free port from {FIRST} on")))
 }
 
@@ -34,9 +37,9 @@ pub(super) fn choose(kept: &HashSet<u16>) -> io::Result<(u16, Hold)> {
 pub(super) fn hold(port: u16) -> Option<Hold> {
     let name = SocketAddr::from_abstract_name(format!("lockgate-port-{port}"));
     match name.and_then(|name| UnixDatagram::bind_addr(&name)) {
-        Ok(socket) => Some(Hold(Some(socket))),
+        Ok(socket) => Some(Hold { port, _socket: Some(socket) }),
         Err(cause) if cause.kind() == io::ErrorKind::AddrInUse => None,
-        Err(_) => Some(Hold(None)),
+        Err(_) => Some(Hold { port, _socket: None }),
     }
 }
 
@@ -68,11 +71,12 @@ mod tests {
 
     #[test]
     fn a_port_that_is_kept_or_listened_on_or_another_lockgates_is_not_chosen() {
-        let (free, kept) = choose(&HashSet::new()).unwrap();
+        let kept = choose(&HashSet::new()).unwrap();
+        let free = kept.port;
         let others: HashSet<u16> = (FIRST..FIRST + COUNT).filter(|other| *other != free).collect();
         assert!(choose(&others).is_err() && hold(free).is_none(), "another Lockgate has it");
         drop(kept);
-        assert_eq!(soon(|| choose(&others)).0, free);
+        assert_eq!(soon(|| choose(&others)).port, free);
         let _listener = soon(|| TcpListener::bind((Ipv4Addr::LOCALHOST, free)));
         assert!(choose(&others).is_err());
     }

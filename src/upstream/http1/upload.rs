@@ -84,6 +84,11 @@ impl Upload {
         self.has_written
     }
 
+    /// Whether something of it is to come from its client.
+    pub(super) fn is_coming(&self) -> bool {
+        !self.is_read && !self.is_broken
+    }
+
     /// Whether it failed.
     pub(super) fn is_broken(&self) -> bool {
         self.is_broken

@@ -247,6 +247,11 @@ impl Stream {
         Poll::Ready(())
     }
 
+    /// Whether something of the request is to come from its client.
+    pub(crate) fn is_coming(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| !upload.is_read && !upload.is_over)
+    }
+
     /// Whether the request has been sent whole, or nobody wants the rest.
     pub(crate) fn is_sent(&self) -> bool {
         self.upload.as_ref().is_none_or(|upload| upload.is_over)
