@@ -165,6 +165,9 @@ impl Keeper {
                 changed = settings.changed() => if changed.is_err() { return },
                 () = working => {}
             }
+            if let Some(desk) = &mut self.desk {
+                desk.leave().await;
+            }
             self.open().await;
         }
     }

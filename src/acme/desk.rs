@@ -49,6 +49,8 @@ pub(super) struct Desk {
     account: Option<Account>,
     /// What it was last asked by.
     http: Option<Http>,
+    /// For what an order is in the middle.
+    begun: Option<HostPattern>,
 }
 
 /// A certificate that is there.
@@ -134,8 +136,20 @@ impl Desk {
         let now = parts.clock.wall();
         let certificates =
             stored.into_iter().map(|(name, certificate)| (name, Kept::new(certificate, now))).collect();
-        let (wanted, generation, account, http) = (BTreeSet::new(), None, None, None);
-        Ok(Self { settings, parts, vault, governor, left, certificates, wanted, generation, account, http })
+        let (wanted, generation, account, http, begun) = (BTreeSet::new(), None, None, None, None);
+        Ok(Self {
+            settings,
+            parts,
+            vault,
+            governor,
+            left,
+            certificates,
+            wanted,
+            generation,
+            account,
+            http,
+            begun,
+        })
     }
 
     /// Reads the route table, if it is another one than at the last look, and offers what is there for its names.
@@ -216,6 +230,20 @@ impl Desk {
         let now = self.parts.clock.wall();
         let challenge = self.challenge_for(name);
         self.governor.begin(name, now);
+        self.begun = Some(name.clone());
+        self.carry_out(name, challenge, now).await;
+        self.begun = None;
+    }
+
+    /// The settings are others: what is in the middle is begun anew by those, and waits for nothing.
+    pub(super) async fn leave(&mut self) {
+        if let Some(name) = self.begun.take() {
+            self.governor.dropped(&name);
+            self.keep_ledger().await;
+        }
+    }
+
+    async fn carry_out(&mut self, name: &HostPattern, challenge: Challenge, now: Timestamp) {
         // Before anything is asked: a back-off that a crash forgets is none.
         if !self.keep_ledger().await {
             self.governor.failed(name, now, "the ledger cannot be written: see the log", None);

@@ -119,6 +119,19 @@ impl Governor {
         fail(failures, self.first, now, "it was not finished", None);
     }
 
+    /// What was begun was dropped, as something else is to be asked for: nothing failed. It stays an order, of which there
+    /// are so many in an hour.
+    pub(super) fn dropped(&mut self, name: &HostPattern) {
+        let key = name.to_string();
+        if let Some(failures) = self.ledger.failures.get_mut(&key) {
+            failures.count = failures.count.saturating_sub(1);
+            failures.next = None;
+            if failures.count == 0 {
+                self.ledger.failures.remove(&key);
+            }
+        }
+    }
+
     pub(super) fn succeeded(&mut self, name: &HostPattern, directory: &str) {
         self.ledger.failures.remove(&name.to_string());
         self.ledger.sources.insert(name.to_string(), directory.to_owned());
@@ -148,14 +161,7 @@ impl Governor {
         concern: Concern,
         retry_after: Option<Duration>,
     ) {
-        let key = name.to_string();
-        if let Some(failures) = self.ledger.failures.get_mut(&key) {
-            failures.count = failures.count.saturating_sub(1);
-            failures.next = None;
-            if failures.count == 0 {
-                self.ledger.failures.remove(&key);
-            }
-        }
+        self.dropped(name);
         // Nothing was ordered.
         self.ledger.orders.pop();
         fail(&mut self.ledger.authority, self.first, now, error, retry_after);
@@ -243,6 +249,21 @@ mod tests {
         assert_eq!(governor.begins_at(&a, now), now + BACK_OFF_MAX);
         governor.succeeded(&a, "d");
         assert_eq!(governor.begins_at(&a, now), now);
+    }
+
+    /// Fixed fault: other settings had to wait for the back-off of what those before them had begun.
+    #[test]
+    fn what_was_dropped_for_other_settings_has_not_failed_and_is_an_order_all_the_same() {
+        let (mut governor, a) = (governor(2), name("a.test"));
+        governor.begin(&a, at(0));
+        governor.dropped(&a);
+        assert_eq!(governor.begins_at(&a, at(1)), at(1));
+        governor.begin(&a, at(1));
+        governor.failed(&a, at(1), "no", None);
+        governor.begin(&a, at(61));
+        governor.dropped(&a);
+        assert_eq!(governor.failures(&a).unwrap().count, 1, "what failed before stays");
+        assert_eq!(governor.begins_at(&a, at(62)), at(3601), "two orders in an hour");
     }
 
     #[test]
