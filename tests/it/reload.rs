@@ -85,6 +85,28 @@ async fn a_file_that_the_configuration_names_is_watched_as_well() {
     eventually("what replaced it is served", async || lockgate.version("three.test").await.is_ok()).await;
 }
 
+/// Fixed fault: what was written into the folder that took the place of another one was not seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_replaced_is_watched_as_before() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, old) = (parent.path().join("folder"), parent.path().join("old"));
+    let make = |host: &str| {
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("host"), host).unwrap();
+    };
+    make("one.test\n");
+    let mut lockgate = Lockgate::prepare(|config| {
+        config["apps"]["web"]["hosts"] = json!([HOST, format!("${{file:{}/host}}", folder.display())]);
+    });
+    lockgate.spawn("").await;
+    lockgate.deploy("one").await.unwrap();
+    std::fs::rename(&folder, old).unwrap();
+    make("two.test\n");
+    eventually("the new folder's is served", async || lockgate.version("two.test").await.is_ok()).await;
+    replace(&folder.join("host"), "three.test\n");
+    eventually("and what is written there", async || lockgate.version("three.test").await.is_ok()).await;
+}
+
 /// Its own log is among what is written there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_beside_the_file_has_nobody_read_it() {

@@ -11,7 +11,7 @@ use lockgate::gate::{Awaited, InFlight};
 use lockgate::routing::backend::Order;
 use tokio::task::JoinSet;
 
-use crate::support::{LONGER, PATIENCE, Plane, Upstream, all_of, field, status, within};
+use crate::support::{LONGER, PATIENCE, Plane, SOCKET_BUFFERS, Upstream, all_of, field, status, within};
 use crate::support_h2c::{App, trailers};
 use crate::support_http2::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, RST_STREAM, Whole, all, data, frame, get,
@@ -385,6 +385,40 @@ async fn e3_an_early_answer_is_passed_on_and_the_guard_lives_until_the_request_h
     drop(call);
     let head = client.head().await;
     assert_eq!(status(&head), 200, "{head}");
+    plane.settle(|| app.upstream.target.gate.in_flight() == InFlight::default()).await;
+    plane.shutdown().await;
+}
+
+/// Over HTTP/1.1, where a client may send all before it reads.
+#[tokio::test]
+async fn e3_a_request_goes_on_while_its_client_reads_nothing_of_the_response() {
+    let plane = Plane::start();
+    let mut app = App::behind(&plane, "a.test").await;
+    let mut client = plane.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    let mut call = app.call().await;
+    let mut stream = call.begin(Response::builder());
+    stream.reserve_capacity(SOCKET_BUFFERS);
+    let mut sent = 0;
+    loop {
+        let room = std::future::poll_fn(|cx| stream.poll_capacity(cx));
+        let quiet = if sent > 64 * 1024 { Duration::from_millis(300) } else { PATIENCE };
+        let Ok(Some(Ok(room))) = tokio::time::timeout(quiet, room).await else { break };
+        stream.send_data(Bytes::from(vec![7; room]), false).unwrap();
+        sent += room;
+        assert!(sent < SOCKET_BUFFERS, "somebody reads it");
+    }
+    for n in 0..100 {
+        client.send("3\r\nabc\r\n").await;
+        let came = data(call.request.body_mut()).await.unwrap().unwrap();
+        assert_eq!(came, "abc", "{n}");
+    }
+    client.send("0\r\n\r\n").await;
+    assert!(data(call.request.body_mut()).await.is_none());
+    stream.send_data(Bytes::new(), true).unwrap();
+    assert!(client.rest().await.ends_with("0\r\n\r\n"));
     plane.settle(|| app.upstream.target.gate.in_flight() == InFlight::default()).await;
     plane.shutdown().await;
 }
