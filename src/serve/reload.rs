@@ -348,9 +348,13 @@ fn number(folder: &Path) -> Option<(u64, u64)> {
     Some((known.dev(), known.ino()))
 }
 
+/// Where it is told that something happens to `file`: its folder, or the nearest above that is there, in which it may appear.
 fn folder(file: &Path) -> PathBuf {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or_else(|| Path::new(".")).to_owned()
+    let above = file
+        .ancestors()
+        .skip(1)
+        .map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    above.into_iter().find(|folder| folder.is_dir()).unwrap_or_else(|| Path::new(".")).to_owned()
 }
 
 fn unwatched(error: &notify::Error) {

@@ -101,6 +101,7 @@ async fn a_folder_that_is_replaced_is_watched_as_before() {
     lockgate.spawn("").await;
     lockgate.deploy("one").await.unwrap();
     std::fs::rename(&folder, old).unwrap();
+    lockgate.reloaded("watch", 422).await;
     make("two.test\n");
     eventually("the new folder's is served", async || lockgate.version("two.test").await.is_ok()).await;
     replace(&folder.join("host"), "three.test\n");
