@@ -181,7 +181,7 @@ impl Engine {
             // Boxed because it is rare, and large.
             return Box::pin(self.resume_split(operation, cancel)).await;
         }
-        self.undo_interrupted(operation).await
+        self.undo_interrupted(operation, cancel).await
     }
 
     /// Reads an operation until the store answers: without it nothing can be run, and nobody may be told anything.
@@ -316,7 +316,11 @@ impl Engine {
 
     /// An operation that a crash interrupted before its cutover: nothing of it was seen, so it is taken back. A
     /// deployment that was to be reached by its own names, and was ready, is led there.
-    async fn undo_interrupted(self: &Arc<Self>, operation: &Operation) -> Result<(), Stop> {
+    async fn undo_interrupted(
+        self: &Arc<Self>,
+        operation: &Operation,
+        cancel: &CancellationToken,
+    ) -> Result<(), Stop> {
         let failure = Failure::new("interrupted", "lockgate was restarted before the cutover")
             .remedy("deploy again; what was live before is live");
         let remedy = match operation.kind {
@@ -352,7 +356,7 @@ impl Engine {
                 self.undo_deploy(operation, &deployment, &Stop::Failed(failure.clone())).await;
                 self.give_back_interrupted(&deployment).await;
             }
-            OperationKind::Wake => return self.undo_wake(operation, &deployment).await,
+            OperationKind::Wake => return self.undo_wake(operation, &deployment, cancel).await,
             OperationKind::Swap | OperationKind::Rollback | OperationKind::Promote => {
                 self.let_sleep_again(operation, deployment.clone()).await?;
                 self.give_back_interrupted(&deployment).await;

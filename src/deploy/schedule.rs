@@ -21,6 +21,8 @@ use crate::store::{Deployment, DeploymentStatus, DesiredState, Fired, Timer};
 
 /// What the nonces of timers begin with that nobody asked for: they spare what is to stay warm, or to be kept.
 const BY_ITSELF: &str = "retention-";
+/// Who asks for what is done at its time.
+pub(super) const TIMER: &str = "timer";
 /// Until the version that a rollback would go to is looked at again, which is not archived.
 const SPARED_FOR: Delay = Delay::seconds(24 * 60 * 60);
 
@@ -98,7 +100,7 @@ impl Engine {
         let archive_after = deployment.settings.deploy.archive_after;
         let next = (timer.state == DesiredState::Standby && !archive_after.0.is_zero())
             .then(|| self.by_itself(deployment.id, DesiredState::Archived, archive_after));
-        let cause = self.because("timer", format!("its timer was due at {}", timer.due));
+        let cause = self.because(TIMER, format!("its timer was due at {}", timer.due));
         self.causes.put(deployment.id, cause);
         match self.store.fire_timer(timer, next.as_ref()).await? {
             Fired::Done => {}
@@ -134,7 +136,7 @@ impl Engine {
         let id = deployment.id;
         if deployment.desired_state == DesiredState::Standby {
             let orchestrator = Orchestrator { engine: Arc::clone(self) };
-            let caller = Caller { actor: "timer".to_owned(), idempotency: None };
+            let caller = Caller { actor: TIMER.to_owned(), idempotency: None };
             match orchestrator.submit_wake(id, caller).await {
                 Ok(_) => {}
                 Err(Denied::Store { source }) => {

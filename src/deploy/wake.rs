@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use super::cutover::reopen;
 use super::engine::{CLAIM_AGAIN, Claim, Engine, STORE_AGAIN, Stop};
 use super::instances::{owner, set_life};
+use super::schedule::TIMER;
 use super::steps;
 use super::submit::status_text;
 use super::{Caller, Denied, Orchestrator, Submitted};
@@ -324,18 +325,24 @@ impl Engine {
         });
     }
 
-    /// A wake that a crash interrupted: committed, or nothing that anybody saw.
+    /// A wake that a crash interrupted: committed, or nothing that anybody saw. One whose time had come begins anew, as
+    /// nobody would ask for it again.
     pub(super) async fn undo_wake(
         self: &Arc<Self>,
         operation: &Operation,
         deployment: &Deployment,
+        cancel: &CancellationToken,
     ) -> Result<(), Stop> {
         if deployment.desired_state == DesiredState::Running {
             self.end(operation.id, OperationState::Succeeded, None, None).await;
             return Ok(());
         }
-        let _in_hand = self.in_hand.claimed(deployment.id, &self.clock).await;
+        let in_hand = self.in_hand.claimed(deployment.id, &self.clock).await;
         self.put_back_to_sleep(deployment).await;
+        if operation.actor == TIMER {
+            drop(in_hand);
+            return self.run_wake(operation, cancel).await;
+        }
         let failure = Failure::new("interrupted", "lockgate was restarted before it was ready");
         Err(Stop::Failed(failure.remedy("the next request starts it again")))
     }

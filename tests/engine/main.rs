@@ -148,6 +148,23 @@ impl Bed {
         Self::open(directory, runtime, clock, options).await
     }
 
+    /// The process is gone at the fail point at which `trap` sprang, and another one begins over what it left.
+    #[cfg(feature = "fault")]
+    async fn crash(self, trap: lockgate::fault::Trap) -> Self {
+        self.in_time(self.engine.shutdown(Duration::from_secs(5))).await;
+        let Self { store, runtime, engine, clock, options, directory, .. } = self;
+        let held = Arc::downgrade(&store);
+        drop((store, engine));
+        // As long as something of it is there, it must not do anything.
+        eventually("nothing of the engine is left", async || {
+            clock.leap(Duration::from_millis(500));
+            held.upgrade().is_none()
+        })
+        .await;
+        drop(trap);
+        Self::open(directory, runtime, clock, options).await
+    }
+
     async fn submit(&self, command: &[&str]) -> Submitted {
         self.try_submit(request(command)).await.unwrap()
     }

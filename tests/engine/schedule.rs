@@ -91,6 +91,36 @@ async fn what_sleeps_is_woken_at_its_time_and_goes_to_rest_again() {
     ));
 }
 
+/// Fixed fault: it was undone like the wake of a request, and slept on with no timer.
+#[cfg(feature = "fault")]
+#[tokio::test]
+async fn what_was_being_woken_at_its_time_when_lockgate_ended_is_woken_after_it() {
+    use lockgate::fault::{Springs, Trap};
+    let bed = Bed::with(|settings| settings.deploy.standby_after = LATER).await;
+    let (one, _) = bed.deploy(&["serve", "1"]).await;
+    bed.deploy(&["serve", "2"]).await;
+    bed.schedule(one, ScheduledState::Standby, NOW).await.unwrap();
+    eventually("it sleeps", async || bed.status(one).await == ASLEEP).await;
+    bed.runtime.set_starts_sick(true);
+    bed.schedule(one, ScheduledState::Running, NOW).await.unwrap();
+    let instance = bed.runtime.of(one)[0];
+    eventually("it starts", async || bed.runtime.running().contains(&instance)).await;
+    eventually("its timer is gone", async || {
+        bed.timer(one).await.is_none_or(|timer| timer.state != DesiredState::Running)
+    })
+    .await;
+    let trap = Trap::at("step.check.acted", Springs::ForGood);
+    bed.runtime.set_starts_sick(false);
+    bed.runtime.set_sick(instance, false);
+    eventually("it crashes", async || trap.sprung().is_some()).await;
+    let bed = bed.crash(trap).await;
+    let awake = (DeploymentStatus::Ready, DesiredState::Running);
+    eventually("it runs", async || bed.status(one).await == awake).await;
+    let rests = bed.timer(one).await.unwrap();
+    assert_eq!(rests.state, DesiredState::Standby);
+    assert!(bed.store.unfinished_operations().await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn versions_sleep_and_are_archived_but_for_the_one_that_a_rollback_would_go_to() {
     let bed = Bed::with(|settings| {

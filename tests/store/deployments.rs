@@ -274,3 +274,21 @@ async fn the_ways_back_are_what_was_live_before_and_can_serve_the_newest_first()
     store.commit_swap(&moved).await.unwrap();
     assert_eq!(back_from(e, 10).await, [b, f, a], "by when they were live, not by when they were made");
 }
+
+/// Fixed fault: the times at which they went live told the order.
+#[tokio::test]
+async fn the_ways_back_are_in_order_though_the_clock_is_set_back() {
+    let scratch = Scratch::with_web().await;
+    let mut live = Vec::new();
+    for second in [300, 300, 200, 100] {
+        let (operation, to) = scratch.deployment().await;
+        let at = Timestamp::from_second(second).unwrap();
+        let plan = SwapPlan { expected_generation: scratch.generation().await, at, ..plan(operation, to) };
+        scratch.store.commit_swap(&plan).await.unwrap();
+        live.push(to);
+    }
+    let newest = live.pop().unwrap();
+    live.reverse();
+    let back = scratch.store.ways_back(&web(), &EnvironmentName::production(), &newest, 10).await.unwrap();
+    assert_eq!(back, live);
+}

@@ -93,9 +93,9 @@ pub(super) fn ways_back(
              JOIN environments AS place ON place.app = earlier.app AND place.name = earlier.environment
          WHERE earlier.app = :app AND earlier.environment = :environment AND earlier.label IS NULL
            AND earlier.status = :ready AND earlier.desired_state <> :archived
-           AND earlier.live_at < source.live_at
+           AND earlier.live_generation < source.live_generation
            AND (NOT place.rolled_back OR earlier.sequence < source.sequence)
-         ORDER BY earlier.live_at DESC LIMIT :limit",
+         ORDER BY earlier.live_generation DESC LIMIT :limit",
     )?;
     let found = statement.query_map(
         named_params! {

@@ -9,7 +9,7 @@ use rusqlite_migration::{M, Migrations};
 pub(super) const APPLICATION_ID: i32 = 0x4c4b_4754;
 
 /// `user_version` of a database that has all of [`MIGRATIONS`].
-pub(super) const VERSION: i64 = 10;
+pub(super) const VERSION: i64 = 11;
 
 /// Only ever appended to: what has been released is never edited.
 static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
@@ -24,6 +24,7 @@ static MIGRATIONS: LazyLock<Migrations<'static>> = LazyLock::new(|| {
         M::up(HOURS),
         M::up(ANSWERS),
         M::up(ENVIRONMENT_REMOVAL),
+        M::up(LIVE_GENERATION),
     ])
 });
 
@@ -267,6 +268,16 @@ const ENVIRONMENT_REMOVAL: &str = "
 ALTER TABLE environments ADD COLUMN removal INTEGER; -- 1: retired, to be removed; NULL: not
 ";
 
+/// What went live before it is numbered back from its environment's generation, by the times that are known.
+const LIVE_GENERATION: &str = "
+ALTER TABLE deployments ADD COLUMN live_generation INTEGER; -- its environment's since it was made live last
+UPDATE deployments AS one SET live_generation =
+    (SELECT generation FROM environments WHERE app = one.app AND name = one.environment)
+    - (SELECT count(*) FROM deployments AS later
+       WHERE later.app = one.app AND later.environment = one.environment AND later.live_at > one.live_at)
+WHERE live_at IS NOT NULL;
+";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,5 +289,25 @@ mod tests {
         migrate(&mut connection).unwrap();
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(version, VERSION);
+    }
+
+    #[test]
+    fn what_was_live_before_it_was_numbered_keeps_its_order() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "foreign_keys", "OFF").unwrap();
+        MIGRATIONS.to_version(&mut connection, 10).unwrap();
+        let rows = r#"
+            INSERT INTO environments (app, name, kind, generation) VALUES ('web', 'production', 'production', 7);
+            INSERT INTO deployments (id, app, environment, sequence, status, desired_state, settings, env, git,
+                operation, created_at, live_at)
+            SELECT value ->> 0, 'web', 'production', key, 'ready', 'running', '', x'', '', '', '', value ->> 1
+            FROM json_each('[["second", "2026-01-02"], ["third", "2026-01-03"], ["first", "2026-01-01"],
+                ["never", null]]')"#;
+        connection.execute_batch(rows).unwrap();
+        migrate(&mut connection).unwrap();
+        let numbered = "SELECT group_concat(id || ' ' || coalesce(live_generation, '-'), ', ' ORDER BY id)
+            FROM deployments";
+        let numbered: String = connection.query_row(numbered, [], |row| row.get(0)).unwrap();
+        assert_eq!(numbered, "first 5, never -, second 6, third 7");
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn commit(connection: &Connection, plan: &SwapPlan) -> Done<SwapCommi
         );
     }
     let generation = before.generation + 1;
-    make_ready(connection, plan)?;
+    make_live(connection, plan, generation)?;
     connection.execute(
         "UPDATE environments SET live = :to, rolled_back = :rolled_back, split = NULL, generation = :generation
          WHERE app = :app AND name = :name",
@@ -50,7 +50,7 @@ pub(super) fn commit(connection: &Connection, plan: &SwapPlan) -> Done<SwapCommi
 }
 
 /// One that failed, was cancelled or superseded never goes live.
-fn make_ready(connection: &Connection, plan: &SwapPlan) -> Done<()> {
+fn make_live(connection: &Connection, plan: &SwapPlan, generation: u64) -> Done<()> {
     let status: Option<DeploymentStatus> = connection
         .query_row(
             "SELECT status FROM deployments WHERE id = ?1 AND app = ?2 AND environment = ?3",
@@ -64,8 +64,8 @@ fn make_ready(connection: &Connection, plan: &SwapPlan) -> Done<()> {
     {
         return Err(not_found("ready deployment", plan.to));
     }
-    let query = "UPDATE deployments SET live_at = ?1, failure = NULL WHERE id = ?2";
-    connection.execute(query, (At(plan.at), Text(plan.to)))?;
+    let query = "UPDATE deployments SET live_at = ?1, live_generation = ?2, failure = NULL WHERE id = ?3";
+    connection.execute(query, (At(plan.at), Count(generation), Text(plan.to)))?;
     Ok(())
 }
 

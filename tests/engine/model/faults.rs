@@ -54,7 +54,7 @@ impl Run {
         let sprung = trap.sprung();
         self.sprung.push(sprung);
         match (sprung, fault.springs) {
-            (Some(_), Springs::ForGood) => self.crash(trap).await,
+            (Some(_), Springs::ForGood) => self.bed = Some(self.bed.take().unwrap().crash(trap).await),
             (None, _) | (Some(_), Springs::Once) => {
                 drop(trap);
                 // What the store could not write down at its end is finished by a restart.
@@ -67,6 +67,9 @@ impl Run {
         let made = self.made_since(&before).await;
         let mut outcomes = before.outcomes(act, made, (now, sleeps_at));
         let restarted = clock.wall();
+        if sprung.is_some() && fault.springs == Springs::Once {
+            outcomes = outcomes.into_iter().flat_map(|outcome| outcome.or_not_woken(restarted)).collect();
+        }
         for outcome in &mut outcomes {
             outcome.arrive(clock.wall(), &self.settings);
             // Its windows begin anew with a restart, if there was one.
@@ -128,23 +131,6 @@ impl Run {
             _ = self.bed().in_time(within(submitted.reached(Progress::Ended))) => {}
             () = dead => {}
         }
-    }
-
-    /// The process is gone, and another one begins over what it left.
-    async fn crash(&mut self, trap: Trap) {
-        let bed = self.bed.take().unwrap();
-        bed.in_time(bed.engine.shutdown(Duration::from_secs(5))).await;
-        let Bed { store, runtime, engine, clock, options, directory, .. } = bed;
-        let held = Arc::downgrade(&store);
-        drop((store, engine));
-        // As long as something of it is there, it must not do anything.
-        eventually("nothing of the engine is left", async || {
-            clock.leap(Duration::from_millis(500));
-            held.upgrade().is_none()
-        })
-        .await;
-        drop(trap);
-        self.bed = Some(Bed::open(directory, runtime, clock, options).await);
     }
 
     async fn is_left_unfinished(&self) -> bool {
@@ -235,6 +221,21 @@ impl Model {
         }
         let taken_back = self.taken_back(target, (now, sleeps_at));
         [vec![after, self.clone()], taken_back].concat()
+    }
+
+    /// What was to run by `now` runs, or its start was what failed: then it sleeps on, as nothing tries it again.
+    fn or_not_woken(self, now: Timestamp) -> Vec<Self> {
+        let is_to_run = |version: &Version| {
+            version.state == DesiredState::Standby
+                && version.timer.is_some_and(|due| due.state == DesiredState::Running && due.at <= now)
+        };
+        let mut outcomes = vec![self.clone()];
+        for index in (0..self.versions.len()).filter(|index| is_to_run(&self.versions[*index])) {
+            let mut asleep = self.clone();
+            asleep.versions[index].timer = None;
+            outcomes.push(asleep);
+        }
+        outcomes
     }
 
     /// It had gone live, did not hold, and is what it was; the one before is live again.
