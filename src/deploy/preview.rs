@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::engine::{Engine, Stop};
+use super::engine::{Engine, STORE_AGAIN, Stop};
 use super::executor::request_of;
 use super::instances::Afterwards;
 use super::retired::Cause;
@@ -152,6 +152,26 @@ impl Engine {
         operation: &Operation,
         id: DeploymentId,
     ) -> Result<(), Stop> {
+        let mut stands = false;
+        loop {
+            match self.try_to_serve_label(operation, id, &mut stands).await {
+                // Else one that was replaced would run on, and another restart lead the label to it once this one is gone.
+                Err(stop @ (Stop::Failed(_) | Stop::Store(_))) if stands && !self.stopping.is_cancelled() => {
+                    warn!(operation = %operation.id, deployment = %id, ?stop, "ready, and not all behind it is done; tried again");
+                    self.clock.sleep(STORE_AGAIN).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// `stands` is set once it is ready for good.
+    async fn try_to_serve_label(
+        self: &Arc<Self>,
+        operation: &Operation,
+        id: DeploymentId,
+        stands: &mut bool,
+    ) -> Result<(), Stop> {
         let deployment = self.deployment(id).await?;
         let (Some(label), Some(expires_at)) = (&deployment.label, deployment.expires_at) else {
             return Err(Stop::Failed(Failure::new("internal", "an ephemeral deployment without a label")));
@@ -165,6 +185,9 @@ impl Engine {
             .partition(|other| other.label == deployment.label);
         let excess = (kept.len() + 1).saturating_sub(self.options.ephemeral_max_per_app);
         let is_served = deployment.status == DeploymentStatus::Ready;
+        if is_served && deployment.desired_state == DesiredState::Archived {
+            return Err(Stop::Superseded(Failure::new("superseded", "it was archived meanwhile")));
+        }
         if !is_served {
             // In another environment a newer one may have come to its end first.
             if let Some(newer) = replaced.iter().find(|other| other.ordinal > deployment.ordinal) {
@@ -181,6 +204,7 @@ impl Engine {
         if !is_served && !self.store.serve_until(&id, expires_at).await? {
             self.refuse_unless(id, DeploymentStatus::Ready).await?;
         }
+        *stands = true;
         fault::at("label.ready")?;
         if deployment.desired_state == DesiredState::Standby {
             self.hold_unstarted(id).await?;

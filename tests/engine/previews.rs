@@ -295,6 +295,29 @@ async fn what_reconcile_finishes_is_in_the_history_by_the_word_of_who_decided_it
     assert_eq!(bed.noted(preview, OperationKind::Archive).await.0, "expiry");
 }
 
+/// Fixed fault: the deploy failed then, and what it had replaced ran on.
+#[cfg(feature = "fault")]
+#[tokio::test]
+async fn what_fails_once_behind_a_label_that_is_ready_is_tried_again() {
+    use lockgate::fault::{Springs, Trap};
+    let bed = Bed::new().await;
+    bed.deploy(&["serve", "live"]).await;
+    let (mut last, _) = bed.preview("feat", HOUR, &["serve", "0"]).await;
+    for point in ["label.ready", "label.led", "label.archived", "label.replaced"] {
+        let trap = Trap::at(point, Springs::Once);
+        let (new, operation) = bed.preview("feat", HOUR, &["serve", point]).await;
+        assert_eq!(trap.sprung(), Some(point));
+        assert_eq!(operation.state, OperationState::Succeeded, "{point}");
+        assert_eq!(bed.serves(&host("feat")), Ok(new.to_string()));
+        let gone = (DeploymentStatus::Ready, DesiredState::Archived);
+        eventually("what it replaced is gone", async || {
+            bed.status(last).await == gone && bed.runtime.of(last).is_empty()
+        })
+        .await;
+        last = new;
+    }
+}
+
 /// Fixed fault: the lanes are those of environments, and the labels are the app's.
 #[tokio::test]
 async fn an_older_deploy_of_another_environment_that_ends_late_does_not_take_the_label() {
