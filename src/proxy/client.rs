@@ -238,7 +238,7 @@ impl Client {
         let generation = self.worker.routing.generation();
         if let Some(memo) = &*self.memo.borrow()
             && (memo.generation == generation || crate::fault::sabotaged("cache_without_generation"))
-            && memo.authority == *authority
+            && *memo.authority == *authority.as_bytes()
         {
             self.worker.cells().memo_hits.add(1);
             return Ok(Rc::clone(memo));
@@ -387,7 +387,7 @@ impl Client {
         let current = self.current.borrow();
         // What is being served was resolved, and nothing since.
         let memo = self.memo.borrow();
-        let host = memo.as_ref().map_or(&b""[..], |memo| memo.authority.as_bytes());
+        let host = memo.as_ref().map_or(&b""[..], |memo| &memo.authority);
         Cut {
             stream: is_stream,
             method: current.method.to_string(),

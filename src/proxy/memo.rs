@@ -19,7 +19,8 @@ const PLACES: usize = 256;
 /// A resolved host name.
 pub(crate) struct Memo {
     pub(crate) generation: u64,
-    pub(crate) authority: HeaderValue,
+    /// As the client wrote it: what was received is a slice of the read buffer, and would keep all of it.
+    pub(crate) authority: Box<[u8]>,
     pub(crate) found: HostMatch,
     /// Where its requests come by https, of a client without TLS.
     pub(crate) https: Option<ToHttps>,
@@ -44,8 +45,7 @@ impl Memo {
         found: HostMatch,
         https: Option<ToHttps>,
     ) -> Self {
-        // A copy: what was received is a slice of the read buffer, and would keep all of it for as long as this is kept.
-        let authority = HeaderValue::from_bytes(authority.as_bytes()).unwrap_or_else(|_| authority.clone());
+        let authority = authority.as_bytes().into();
         Self { generation, authority, found, https, last: RefCell::default() }
     }
 
@@ -65,12 +65,13 @@ impl Memos {
         let hash = self.hasher.hash_one(authority.as_bytes());
         let places = self.places.borrow();
         let (known, memo) = places[place_of(hash)].as_ref()?;
-        let is_it = *known == hash && memo.generation == generation && memo.authority == *authority;
+        let is_it =
+            *known == hash && memo.generation == generation && *memo.authority == *authority.as_bytes();
         is_it.then(|| Rc::clone(memo))
     }
 
     pub(crate) fn keep(&self, memo: &Rc<Memo>) {
-        let hash = self.hasher.hash_one(memo.authority.as_bytes());
+        let hash = self.hasher.hash_one(&*memo.authority);
         self.places.borrow_mut()[place_of(hash)] = Some((hash, Rc::clone(memo)));
     }
 

@@ -114,7 +114,18 @@ fn is_port(text: &str) -> bool {
         || (text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok())
 }
 
-/// Underscores are not RFC 1123, but names with them exist and harm nobody.
+/// What a name consists of. Underscores are not RFC 1123, but names with them exist and harm nobody.
+static IS_NAME: [bool; 256] = {
+    let mut is_name = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        is_name[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        byte += 1;
+    }
+    is_name
+};
+
+/// In one pass: it is done for every name that a connection did not ask for before.
 fn check_labels(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("it is empty");
@@ -122,23 +133,36 @@ fn check_labels(name: &str) -> Result<(), &'static str> {
     if name.len() > 253 {
         return Err("it is longer than 253 octets");
     }
-    for label in name.split('.') {
-        if label.is_empty() {
-            return Err("a label is empty");
-        }
-        if label.len() > 63 {
-            return Err("a label is longer than 63 octets");
-        }
-        if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+    let (mut length, mut before) = (0_usize, b'.');
+    for byte in name.bytes() {
+        if !IS_NAME[usize::from(byte)] {
             return Err(
                 "only letters, digits, -, _ and . are allowed; write international names in their xn-- form",
             );
         }
-        if label.starts_with('-') || label.ends_with('-') {
-            return Err("a label begins or ends with a hyphen");
+        if byte == b'.' {
+            check_end(length, before)?;
+            length = 0;
+        } else if byte == b'-' && before == b'.' {
+            return Err(HYPHEN);
+        } else {
+            length += 1;
         }
+        before = byte;
     }
-    Ok(())
+    check_end(length, before)
+}
+
+const HYPHEN: &str = "a label begins or ends with a hyphen";
+
+/// That a label of that `length`, whose `last` byte it is, is one.
+fn check_end(length: usize, last: u8) -> Result<(), &'static str> {
+    match length {
+        0 => Err("a label is empty"),
+        64.. => Err("a label is longer than 63 octets"),
+        _ if last == b'-' => Err(HYPHEN),
+        _ => Ok(()),
+    }
 }
 
 fn problem(text: &str, problem: &'static str) -> HostError {
@@ -188,6 +212,16 @@ mod tests {
     }
 
     #[test]
+    fn labels_and_names_are_as_long_as_they_may_be() {
+        let label = "x".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", &label[..61]);
+        for name in [format!("{label}.{label}"), longest.clone(), "a-b--c.d".to_owned()] {
+            assert_eq!(HostName::from_authority(&name).unwrap().as_str(), name);
+        }
+        assert!(HostName::from_authority(&format!("{longest}x")).is_err());
+    }
+
+    #[test]
     fn what_is_not_a_host_is_refused() {
         let long = "a.".repeat(130);
         for text in [
@@ -202,6 +236,9 @@ mod tests {
             "a%41",
             "-a.b",
             "a-.b",
+            "a.-b",
+            "a.b-",
+            "a.b-.",
             "a:65536",
             "a:b",
             "a:+1",
@@ -214,6 +251,7 @@ mod tests {
             "a..",
             &long,
             &"x".repeat(64),
+            &format!("a.{}.b", "x".repeat(64)),
         ] {
             assert!(HostName::from_authority(text).is_err(), "{text:?} passed");
         }
