@@ -118,7 +118,8 @@ async fn what_was_being_woken_at_its_time_when_lockgate_ended_is_woken_after_it(
     eventually("it runs", async || bed.status(one).await == awake).await;
     let rests = bed.timer(one).await.unwrap();
     assert_eq!(rests.state, DesiredState::Standby);
-    assert!(bed.store.unfinished_operations().await.unwrap().is_empty());
+    eventually("its wake has ended", async || bed.store.unfinished_operations().await.unwrap().is_empty())
+        .await;
 }
 
 #[tokio::test]
