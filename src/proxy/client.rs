@@ -244,13 +244,15 @@ impl Client {
             return Ok(Rc::clone(memo));
         }
         // What one connection with TLS may carry says nothing of another one.
-        if self.tls.is_none()
-            && let Some(memo) = self.worker.memos.find(authority, generation)
-        {
-            self.worker.cells().memo_hits.add(1);
-            self.memo.replace(Some(Rc::clone(&memo)));
-            return Ok(memo);
-        }
+        let hash = match self.tls.is_none().then(|| self.worker.memos.find(authority, generation)) {
+            Some(Ok(memo)) => {
+                self.worker.cells().memo_hits.add(1);
+                self.memo.replace(Some(Rc::clone(&memo)));
+                return Ok(memo);
+            }
+            Some(Err(hash)) => Some(hash),
+            None => None,
+        };
         self.worker.cells().memo_misses.add(1);
         let name = authority.to_str().ok().and_then(|text| HostName::from_authority(text).ok());
         let name = name.ok_or(ForwardError::BadRequest("The host name is not valid."))?;
@@ -258,8 +260,8 @@ impl Client {
         let https = self.check_tls(&name)?;
         let (generation, found) = self.worker.routing.resolve(&name).ok_or(ForwardError::NoRoute)?;
         let memo = Rc::new(Memo::new(generation, authority, found, https));
-        if self.tls.is_none() {
-            self.worker.memos.keep(&memo);
+        if let Some(hash) = hash {
+            self.worker.memos.keep(hash, &memo);
         }
         self.memo.replace(Some(Rc::clone(&memo)));
         Ok(memo)

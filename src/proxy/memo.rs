@@ -31,6 +31,10 @@ pub(crate) struct Memo {
 /// A memo, and the hash of its authority.
 type Place = Option<(u64, Rc<Memo>)>;
 
+/// Of an authority that was looked for in vain.
+#[derive(Debug)]
+pub(crate) struct Hash(u64);
+
 /// What one worker resolved last for clients without TLS, each in the one place that its hash has.
 pub(crate) struct Memos {
     places: RefCell<Box<[Place]>>,
@@ -60,18 +64,17 @@ impl Memo {
 }
 
 impl Memos {
-    /// What `authority` led to in the table of that generation.
-    pub(crate) fn find(&self, authority: &HeaderValue, generation: u64) -> Option<Rc<Memo>> {
+    /// What `authority` led to in the table of that generation, or else the hash by which to [keep](Self::keep) it.
+    pub(crate) fn find(&self, authority: &HeaderValue, generation: u64) -> Result<Rc<Memo>, Hash> {
         let hash = self.hasher.hash_one(authority.as_bytes());
         let places = self.places.borrow();
-        let (known, memo) = places[place_of(hash)].as_ref()?;
-        let is_it =
-            *known == hash && memo.generation == generation && *memo.authority == *authority.as_bytes();
-        is_it.then(|| Rc::clone(memo))
+        let known = places[place_of(hash)].as_ref().filter(|(known, memo)| {
+            *known == hash && memo.generation == generation && *memo.authority == *authority.as_bytes()
+        });
+        known.map(|(_, memo)| Rc::clone(memo)).ok_or(Hash(hash))
     }
 
-    pub(crate) fn keep(&self, memo: &Rc<Memo>) {
-        let hash = self.hasher.hash_one(&*memo.authority);
+    pub(crate) fn keep(&self, Hash(hash): Hash, memo: &Rc<Memo>) {
         self.places.borrow_mut()[place_of(hash)] = Some((hash, Rc::clone(memo)));
     }
 
@@ -113,14 +116,13 @@ mod tests {
         routing.publish(|edit| edit.set(&"*".parse().unwrap(), vec![route]));
         let (generation, found) = routing.resolve(&"a.test".parse().unwrap()).unwrap();
         let (memos, authority) = (Memos::default(), HeaderValue::from_static("a.test"));
-        assert!(memos.find(&authority, generation).is_none());
         let memo = Rc::new(Memo::new(generation, &authority, found, None));
-        memos.keep(&memo);
+        memos.keep(memos.find(&authority, generation).err().unwrap(), &memo);
         memos.sweep(generation);
-        memos.keep(&memo);
-        assert!(memos.find(&authority, generation).is_some_and(|found| Rc::ptr_eq(&found, &memo)));
-        assert!(memos.find(&authority, generation + 1).is_none());
-        assert!(memos.find(&HeaderValue::from_static("A.test"), generation).is_none());
+        memos.keep(memos.find(&authority, generation).err().unwrap(), &memo);
+        assert!(memos.find(&authority, generation).is_ok_and(|found| Rc::ptr_eq(&found, &memo)));
+        assert!(memos.find(&authority, generation + 1).is_err());
+        assert!(memos.find(&HeaderValue::from_static("A.test"), generation).is_err());
         memos.sweep(generation);
         assert_eq!(Rc::strong_count(&memo), 2);
         memos.sweep(generation + 1);
