@@ -15,13 +15,16 @@ use tracing::{info, warn};
 use super::engine::{Engine, Stop};
 use super::executor::Job;
 use super::instances::Afterwards;
-use super::{Caller, Orchestrator};
+use super::{Caller, Denied, Orchestrator};
 use crate::clock::Timestamp;
 use crate::error::chain;
 use crate::fault;
 use crate::ids::{AppName, DeploymentId};
 use crate::settings::{AppSettings, HoursState};
 use crate::store::{Deployment, DeploymentStatus, DesiredState};
+
+/// Who asks for what is done at these times.
+pub(super) const SCHEDULE: &str = "schedule";
 
 /// When to look at the apps' times again.
 #[derive(Debug, Default)]
@@ -101,7 +104,7 @@ impl Engine {
             }
             match due.state {
                 HoursState::Standby => self.stand_by(&deployment).await,
-                HoursState::Running => self.run_again(&deployment).await,
+                HoursState::Running => self.run_again(&deployment).await?,
             }
         }
         fault::at("hours.done")?;
@@ -116,15 +119,18 @@ impl Engine {
         decided.cancelled().await;
     }
 
-    async fn run_again(self: &Arc<Self>, deployment: &Deployment) {
+    async fn run_again(self: &Arc<Self>, deployment: &Deployment) -> Result<(), Stop> {
         if deployment.desired_state != DesiredState::Standby {
-            return;
+            return Ok(());
         }
         let orchestrator = Orchestrator { engine: Arc::clone(self) };
-        let caller = Caller { actor: "schedule".to_owned(), idempotency: None };
-        if let Err(denied) = orchestrator.submit_wake(deployment.id, caller).await {
-            warn!(deployment = %deployment.id, error = chain(&denied), "not woken");
+        let caller = Caller { actor: SCHEDULE.to_owned(), idempotency: None };
+        match orchestrator.submit_wake(deployment.id, caller).await {
+            Ok(_) => {}
+            Err(Denied::Store { source }) => return Err(Stop::Store(source)),
+            Err(denied) => warn!(deployment = %deployment.id, error = chain(&denied), "not woken"),
         }
+        Ok(())
     }
 
     /// Puts a deployment into standby, whatever it has in flight: that drains. In its lane.
@@ -149,7 +155,7 @@ impl Engine {
         if !self.should_run(&deployment) || !self.serves_something(&deployment).await? {
             return Ok(None);
         }
-        self.causes.put(id, self.because("schedule", "its office hours are over"));
+        self.causes.put(id, self.because(SCHEDULE, "its office hours are over"));
         if self.store.fall_asleep(&id).await? {
             return Ok(Some(deployment));
         }

@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use super::cutover::reopen;
 use super::engine::{CLAIM_AGAIN, Claim, Engine, STORE_AGAIN, Stop};
+use super::hours::SCHEDULE;
 use super::instances::{owner, set_life};
 use super::schedule::TIMER;
 use super::steps;
@@ -325,8 +326,8 @@ impl Engine {
         });
     }
 
-    /// A wake that a crash interrupted: committed, or nothing that anybody saw. One whose time had come begins anew, as
-    /// nobody would ask for it again.
+    /// A wake that a crash interrupted: committed, or nothing that anybody saw. One whose time had come, its own or that of
+    /// office hours, begins anew, as nobody would ask for it again.
     pub(super) async fn undo_wake(
         self: &Arc<Self>,
         operation: &Operation,
@@ -339,7 +340,7 @@ impl Engine {
         }
         let in_hand = self.in_hand.claimed(deployment.id, &self.clock).await;
         self.put_back_to_sleep(deployment).await;
-        if operation.actor == TIMER {
+        if [TIMER, SCHEDULE].contains(&operation.actor.as_str()) {
             drop(in_hand);
             return self.run_wake(operation, cancel).await;
         }

@@ -111,6 +111,30 @@ async fn what_came_due_while_lockgate_was_away_is_made_up_for_once() {
     assert_eq!((bed.status(next).await.1, stops(&bed)), (DesiredState::Running, 1));
 }
 
+/// Fixed fault: it was undone like the wake of a request, and its time was noted as heeded.
+#[cfg(feature = "fault")]
+#[tokio::test]
+async fn what_was_starting_at_its_time_when_lockgate_ended_starts_after_it() {
+    use lockgate::fault::{Springs, Trap};
+    let bed = Bed::with_hours(vec![at("*/15 * * * *", HoursState::Running)]).await;
+    bed.leap_to_quarter();
+    bed.is_seen().await;
+    bed.deploy(&["serve", "1"]).await;
+    let preview = bed.preview_for_long().await;
+    bed.put_to_sleep(preview).await;
+    bed.runtime.set_starts_sick(true);
+    bed.leap_to_quarter();
+    let instance = bed.runtime.of(preview)[0];
+    eventually("it starts", async || bed.runtime.running().contains(&instance)).await;
+    bed.is_seen().await;
+    let trap = Trap::at("step.check.acted", Springs::ForGood);
+    bed.runtime.set_starts_sick(false);
+    bed.runtime.set_sick(instance, false);
+    eventually("it crashes", async || trap.sprung().is_some()).await;
+    let bed = bed.crash(trap).await;
+    eventually("it runs", async || bed.status(preview).await.1 == DesiredState::Running).await;
+}
+
 #[tokio::test]
 async fn what_was_due_before_there_were_times_is_not_made_up_for() {
     let bed = Bed::with_hours(Vec::new()).await;

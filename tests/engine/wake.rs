@@ -23,7 +23,7 @@ impl Bed {
     }
 
     /// Puts a version into standby and waits until its instances are stopped.
-    async fn put_to_sleep(&self, deployment: DeploymentId) {
+    pub(super) async fn put_to_sleep(&self, deployment: DeploymentId) {
         let request =
             ScheduleRequest { state: ScheduledState::Standby, delay: Delay::default(), overwrite: true };
         self.engine.schedule(deployment, &request).await.unwrap();
