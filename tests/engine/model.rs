@@ -668,7 +668,7 @@ fn from_environment(name: &str) -> Option<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_asked_in_whatever_order_all_is_as_the_model_says() {
     let steps = from_environment("LOCKGATE_MODEL_STEPS").unwrap_or(120);
-    let seeds = from_environment("LOCKGATE_SEED").map_or(SEEDS.to_vec(), |seed| vec![seed]);
+    let seeds = from_environment("LOCKGATE_SEED").map_or_else(|| SEEDS.to_vec(), |seed| vec![seed]);
     for seed in seeds {
         println!("seed {seed}, {steps} steps");
         run(seed, steps).await;
