@@ -266,6 +266,10 @@ impl Model {
         }
     }
 
+    fn has_due(&self, now: Timestamp) -> bool {
+        self.versions.iter().any(|version| version.timer.is_some_and(|due| due.at <= now))
+    }
+
     /// It is `now`, and everything due has happened.
     fn arrive(&mut self, now: Timestamp, settings: &DeploySettings) {
         self.labels.retain(|_, (version, expires)| {
@@ -472,6 +476,7 @@ impl Run {
                 (true, self.bed().engine.put_apps(&[app]).await.is_ok())
             }
             Act::Leap(minutes) => {
+                self.does_what_is_due().await;
                 bed_clock.leap(Duration::from_secs(minutes * 60));
                 self.model.arrive(bed_clock.wall(), &self.settings);
                 (true, true)
@@ -480,6 +485,16 @@ impl Run {
                 self.restart().await;
                 (true, true)
             }
+        }
+    }
+
+    /// What came due right before a leap is done before it by both: the time at which it is done counts for what follows.
+    async fn does_what_is_due(&mut self) {
+        let clock = self.bed().clock.clone();
+        while self.model.has_due(clock.wall()) {
+            self.model.arrive(clock.wall(), &self.settings);
+            self.is_seen().await;
+            self.agrees(vec![self.model.clone()], &[]).await;
         }
     }
 

@@ -47,6 +47,9 @@ impl Run {
     pub(super) async fn interrupted(&mut self, act: Act, fault: Fault) -> Vec<Model> {
         let clock = self.bed().clock.clone();
         clock.leap(Duration::from_millis(10));
+        if matches!(act, Act::Leap(_)) {
+            self.does_what_is_due().await;
+        }
         let (now, sleeps_at) = (clock.wall(), self.sleeps_at());
         let before = self.model.clone();
         let trap = Trap::after(fault.passes, fault.springs);
