@@ -155,9 +155,12 @@ impl Engine {
         let mut stands = false;
         loop {
             match self.try_to_serve_label(operation, id, &mut stands).await {
-                // Else one that was replaced would run on, and another restart lead the label to it once this one is gone.
+                // Else what was replaced would run on, and a restart lead the label to it once this one is gone.
                 Err(stop @ (Stop::Failed(_) | Stop::Store(_))) if stands && !self.stopping.is_cancelled() => {
-                    warn!(operation = %operation.id, deployment = %id, ?stop, "ready, and not all behind it is done; tried again");
+                    warn!(
+                        operation = %operation.id, deployment = %id, ?stop,
+                        "ready, and what follows is not done; tried again"
+                    );
                     self.clock.sleep(STORE_AGAIN).await;
                 }
                 ended => return ended,

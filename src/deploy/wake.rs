@@ -10,7 +10,8 @@
 //! 1. One start however many requests: one operation for each deployment at a time ([`Wakes`]), beside the lanes, so that
 //!    a preview need not wait for a deploy of its app. Who starts or stops instances of a deployment claims it first.
 //! 2. The store says `standby` until the instances were seen ready; then desired state and rows change in one transaction
-//!    ([`crate::store::Store::commit_wake`]). A crash before that is undone by reconcile, one after it needs nothing.
+//!    ([`crate::store::Store::commit_wake`]). A crash before that is undone, and begun anew
+//!    where its time had come, as nobody would ask for it again; one after it needs nothing.
 //! 3. A version that is only waiting for its last requests before it is stopped is not: it serves again as it is.
 //! 4. Requests that wait are released after the publish, never before, and none is forgotten: whatever ends a wake, the
 //!    hold is released, refused, or rings again.
